@@ -1,0 +1,141 @@
+"""The configuration: its types and its range checks. Values and their sources stand in configs/config.yaml."""
+
+import math
+from dataclasses import dataclass
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import MISSING
+from omegaconf.errors import OmegaConfBaseException
+
+from src.data import SIDE, TRAINING_FILE_IMAGES, DataError
+from src.device import PRECISIONS, resolve_device
+
+
+class ConfigError(ValueError):
+    """A value that cannot be used. The message names the key, the value and what is allowed."""
+
+
+def _check(allowed: bool, key: str, value: object, rule: str) -> None:
+    if not allowed:
+        raise ConfigError(f"{key}={value}: {rule}")
+
+
+def _check_number(key: str, value: float, at_least: float, below: float = math.inf) -> None:
+    limit = f"at least {at_least:g}" + (f" and below {below:g}" if below < math.inf else "")
+    _check(math.isfinite(value) and at_least <= value < below, key, value, f"must be {limit}")
+
+
+def _check_choice(key: str, value: str, *choices: str) -> None:
+    _check(value in choices, key, value, f"must be one of {', '.join(choices)}")
+
+
+@dataclass
+class DataConfig:
+    root: str = MISSING
+    validation_images: int = MISSING
+    jitter: int = MISSING
+
+    def __post_init__(self):
+        _check_number("data.validation_images", self.validation_images, 0, TRAINING_FILE_IMAGES)
+        _check_number("data.jitter", self.jitter, 0, SIDE)
+
+
+@dataclass
+class ModelConfig:
+    hidden_dims: list[int] = MISSING
+    threshold: float = MISSING
+    temperature: float = MISSING
+    peer_normalisation: float = MISSING
+    peer_momentum: float = MISSING
+    initial_mean_activity: float = MISSING
+    weight_scale: str = MISSING
+
+    def __post_init__(self):
+        _check(
+            len(self.hidden_dims) >= 2,
+            "model.hidden_dims",
+            self.hidden_dims,
+            "must name at least two hidden layers, because goodness and read-out leave the first one out",
+        )
+        for dim in self.hidden_dims:
+            _check(dim >= 1, "model.hidden_dims", self.hidden_dims, "every width must be at least 1")
+        _check_number("model.threshold", self.threshold, 0)
+        _check(
+            math.isfinite(self.temperature) and self.temperature > 0,
+            "model.temperature",
+            self.temperature,
+            "must be above 0",
+        )
+        _check_number("model.peer_normalisation", self.peer_normalisation, 0)
+        _check_number("model.peer_momentum", self.peer_momentum, 0, 1)
+        _check_number("model.initial_mean_activity", self.initial_mean_activity, 0)
+        _check_choice("model.weight_scale", self.weight_scale, "fan_in", "fan_out")
+
+
+@dataclass
+class TrainingConfig:
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    learning_rate: float = MISSING
+    weight_decay: float = MISSING
+    readout_learning_rate: float = MISSING
+    readout_weight_decay: float = MISSING
+    momentum: float = MISSING
+    decay_in_momentum: bool = MISSING
+    negatives: str = MISSING
+
+    def __post_init__(self):
+        _check_number("training.epochs", self.epochs, 1)
+        _check_number("training.batch_size", self.batch_size, 1)
+        for key in ("learning_rate", "weight_decay", "readout_learning_rate", "readout_weight_decay"):
+            _check_number(f"training.{key}", getattr(self, key), 0)
+        _check_number("training.momentum", self.momentum, 0, 1)
+        _check_choice("training.negatives", self.negatives, "hard", "uniform")
+
+
+@dataclass
+class EvaluationConfig:
+    every: int = MISSING
+    batch_size: int = MISSING
+
+    def __post_init__(self):
+        _check_number("evaluation.every", self.every, 0)
+        _check_number("evaluation.batch_size", self.batch_size, 1)
+
+
+@dataclass
+class Config:
+    name: str = MISSING
+    seed: int = MISSING
+    device: str = MISSING
+    precision: str = MISSING
+    data: DataConfig = MISSING
+    model: ModelConfig = MISSING
+    training: TrainingConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+
+    def __post_init__(self):
+        _check_number("seed", self.seed, 0, 2**63)
+        _check_choice("device", self.device, "auto", "cpu", "cuda", "mps")
+        _check_choice("precision", self.precision, "auto", *PRECISIONS)
+        try:
+            resolve_device(self.device)
+        except ValueError as error:
+            raise ConfigError(f"device={self.device}: {error}") from error
+
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+# What a user can bring about and mend; main.py shows these as one line, and anything else as a traceback.
+USER_ERRORS = (ConfigError, DataError, HydraException, OmegaConfBaseException)
+
+
+def explain(error: Exception) -> str:
+    """One line for an error of `USER_ERRORS`: what is wrong, and the cause where Hydra keeps it apart."""
+    messages = [str(error)]
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        messages.append(str(error.__cause__))
+    lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
+    return "; ".join(dict.fromkeys(line for line in lines if not line.startswith("object_type=")))

@@ -1,0 +1,131 @@
+"""The whole algorithm against an independent float64 NumPy implementation of the sheet (tests/reference.py)."""
+
+import numpy as np
+import pytest
+import reference
+import torch
+
+from src.classify import by_goodness, goodness_per_label, one_pass
+from src.layers import goodness
+from src.model import FFNet
+from src.samples import embed_neutral
+from src.train import gain, make_optimizer, set_gain, train_step
+
+INPUT_DIM, HIDDEN_DIMS, BATCH, TINY = 30, [17, 9, 13], 6, 1e-8
+
+
+def small_net(seed: int = 0, **options) -> FFNet:
+    defaults = dict(
+        weight_scale="fan_in",
+        threshold=1.0,
+        temperature=1.0,
+        peer_normalisation=0.03,
+        peer_momentum=0.9,
+        initial_mean_activity=0.5,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    return FFNet(INPUT_DIM, HIDDEN_DIMS, generator=generator, **(defaults | options))
+
+
+def as_state(model: FFNet) -> reference.State:
+    state = reference.new_state(
+        [layer.weight.detach().double().numpy() for layer in model.layers],
+        [layer.bias.detach().double().numpy() for layer in model.layers],
+    )
+    state.softmax[:] = model.readout_weight.detach().double().numpy()
+    return state
+
+
+def batch(seed: int, size: int = BATCH) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 10, size)
+    return rng.random((size, INPUT_DIM)), labels, (labels + rng.integers(1, 10, size)) % 10
+
+
+def assert_close(ours: torch.Tensor, theirs: np.ndarray, relative: float = 1e-5) -> None:
+    """Within `relative` of the largest entry, so that entries that cancel to nearly zero are not asked for more."""
+    theirs = np.asarray(theirs)
+    assert np.abs(ours.detach().double().numpy() - theirs).max() <= relative * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("decay_in_momentum", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_training_steps(decay_in_momentum, temperature):
+    model = small_net(temperature=temperature)
+    state = as_state(model)
+    optimizer = make_optimizer(
+        model,
+        learning_rate=0.05,
+        weight_decay=0.02,
+        readout_learning_rate=0.1,
+        readout_weight_decay=0.03,
+        momentum=0.9,
+        decay_in_momentum=decay_in_momentum,
+    )
+    for step in range(4):
+        images, labels, negative_labels = batch(step, size=BATCH - step)  # the last batch of an epoch is smaller
+        set_gain(optimizer, gain(epoch=step + 1, epochs=4))
+        train_step(
+            model,
+            optimizer,
+            torch.tensor(images, dtype=torch.float32),
+            torch.tensor(labels),
+            lambda logits, labels, wrong=negative_labels: torch.tensor(wrong),
+        )
+        state = reference.train_step(
+            state,
+            images,
+            labels,
+            negative_labels,
+            eps=0.05,
+            eps_sup=0.1,
+            wc=0.02,
+            wc_sup=0.03,
+            gain=reference.gain(step + 1, 4),
+            temperature=temperature,
+            tiny=TINY,
+            decay_in_momentum=decay_in_momentum,
+        )
+        for index, layer in enumerate(model.layers):
+            assert_close(layer.weight, state.weights[index])
+            assert_close(layer.bias, state.biases[index])
+            assert_close(layer.mean_activity, state.means[index])
+            assert_close(-layer.weight.grad, state.smooth_weights[index])
+        assert_close(model.readout_weight, state.softmax)
+
+
+def trained_net() -> FFNet:
+    model = small_net()
+    with torch.no_grad():
+        model.readout_weight.normal_(generator=torch.Generator().manual_seed(1))
+    return model
+
+
+def test_goodness_and_classification():
+    model = trained_net()
+    state = as_state(model)
+    images, _, _ = batch(0, size=40)
+    ours = torch.tensor(images, dtype=torch.float32)
+
+    x = embed_neutral(ours)
+    activities = reference.forward(
+        reference.write_code(images, reference.neutral_code(len(images))), state.weights, state.biases, TINY
+    )
+    for h, (_, _, expected) in zip(model.activities(x), activities, strict=True):
+        assert_close(goodness(h), reference.goodness(expected))
+
+    goodnesses = goodness_per_label(model, ours)
+    for layers in ([2, 3], [1], [2], [3], [1, 2, 3]):
+        assert_close(
+            goodnesses[[layer - 1 for layer in layers]].sum(dim=0),
+            reference.goodness_per_label(images, state, layers, TINY),
+        )
+        expected = reference.classify_goodness(images, state, layers, TINY)
+        assert by_goodness(goodnesses, layers).tolist() == expected.tolist()
+    assert one_pass(model, ours).tolist() == reference.classify_one_pass(images, state, TINY).tolist()
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5, 60, 100])
+def test_gain(epochs):
+    ours = [gain(epoch, epochs) for epoch in range(1, epochs + 1)]
+    assert ours == pytest.approx([reference.gain(epoch, epochs) for epoch in range(1, epochs + 1)])
