@@ -1,15 +1,25 @@
 """The configuration: its types and its range checks. Values and their sources stand in configs/config.yaml."""
 
 import math
-from dataclasses import dataclass
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
-from omegaconf import MISSING
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from src.data import SIDE, TRAINING_FILE_IMAGES, DataError
 from src.device import PRECISIONS, resolve_device
+
+# Hydra prints its errors at length, unless this variable makes it hand them on to `one_line_errors`.
+SHOW_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+os.environ["HYDRA_FULL_ERROR"] = "1"
 
 
 class ConfigError(ValueError):
@@ -128,14 +138,57 @@ class Config:
 ConfigStore.instance().store(name="schema", node=Config)
 
 
-# What a user can bring about and mend; main.py shows these as one line, and anything else as a traceback.
-USER_ERRORS = (ConfigError, DataError, HydraException, OmegaConfBaseException)
+def load(values: DictConfig) -> Config:
+    """The checked configuration of Hydra's `values`.
+
+    Raises:
+        ConfigError: a value is missing or out of range, or a key that is not in the schema was added with "+".
+    """
+    missing = OmegaConf.missing_keys(values)
+    sections = (values.get(field.name) for field in fields(Config) if is_dataclass(field.type))
+    for section in (values, *filter(None, sections)):
+        keys = {field.name for field in fields(OmegaConf.get_type(section))}
+        for key in sorted(set(section) - keys):
+            raise ConfigError(_unknown_key(section._get_full_key(key)))
+        missing |= {section._get_full_key(key) for key in keys - set(section)}
+    if missing:
+        raise ConfigError(f"{', '.join(sorted(missing))}: has no value")
+    return OmegaConf.to_object(values)
+
+
+def _unknown_key(key: str) -> str:
+    return f"there is no key {key}; `python -m main --cfg job` lists all keys"
+
+
+# What a user can bring about and mend.
+USER_ERRORS = (ConfigError, DataError, HydraException, OmegaConfBaseException, YAMLError)
 
 
 def explain(error: Exception) -> str:
-    """One line for an error of `USER_ERRORS`: what is wrong, and the cause where Hydra keeps it apart."""
-    messages = [str(error)]
-    if isinstance(error.__cause__, OmegaConfBaseException):
-        messages.append(str(error.__cause__))
-    lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
-    return "; ".join(dict.fromkeys(line for line in lines if not line.startswith("object_type=")))
+    """One line for an error of `USER_ERRORS`: what is wrong and where."""
+    text = f"{error}\n{error.__cause__ or ''}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    file = re.match(r"In '([^']+)': ", text)
+    where = f"in {file[1]}.yaml, " if file else ""
+    key = re.search(r"^\s*full_key: (\S+)", text, re.MULTILINE)
+    if isinstance(error, MissingConfigException) and error.options:
+        return f"there is no {error.missing_cfg_file}.yaml; there are {', '.join(error.options)}"
+    if key and re.search(r"^Key '.*' not in", text, re.MULTILINE):
+        return where + _unknown_key(key[1])
+    if key:  # the line above the key says what is wrong with its value
+        return f"{where}{key[1]}: {lines[[line.startswith('full_key') for line in lines].index(True) - 1]}"
+    return "; ".join(lines)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends the process with one line on stderr and exit status 1 where the user can mend what went wrong.
+
+    Anything else keeps its traceback, and so do these errors if HYDRA_FULL_ERROR=1 is set from outside.
+    """
+    try:
+        yield
+    except USER_ERRORS as error:
+        if SHOW_TRACEBACK:
+            raise
+        sys.exit(f"error: {explain(error)}")

@@ -17,9 +17,7 @@ def count_errors(model: FFNet, examples: Examples, batch_size: int) -> dict[str,
     layers_of = {"goodness": range(2, depth + 1), "goodness_all_layers": range(1, depth + 1)}
     layers_of |= {f"goodness_layer_{layer}": [layer] for layer in range(1, depth + 1)}
     errors = {rule: examples.labels.new_zeros(()) for rule in ["goodness", "one_pass", *layers_of]}
-    for images, labels in zip(
-        examples.images.split(batch_size), examples.labels.split(batch_size), strict=True
-    ):
+    for images, labels in zip(examples.images.split(batch_size), examples.labels.split(batch_size), strict=True):
         images = to_unit(images)
         goodnesses = goodness_per_label(model, images)
         for rule, layers in layers_of.items():

@@ -102,7 +102,9 @@ def run(config: Config, out_dir: Path) -> dict[str, Any]:
     }
     write_json(out_dir / "result.json", results)
 
-    from src.plots import plot_learning_curve  # matplotlib takes a second to import, which the start need not pay
+    from src.plots import (
+        plot_learning_curve,
+    )  # matplotlib takes a second to import, which the start need not pay
 
     plot_learning_curve(out_dir)
     return results

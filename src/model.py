@@ -1,6 +1,7 @@
 """The Forward-Forward net: a stack of layers that learn alone, and a softmax read-out (section 3.3)."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class FFNet(nn.Module):
                 matmul_dtype=matmul_dtype,
                 **layer_options,
             )
-            for fan_in, fan_out in zip(dims, dims[1:], strict=False)
+            for fan_in, fan_out in pairwise(dims)
         )
         self.readout_weight = nn.Parameter(torch.zeros(NUM_CLASSES, sum(hidden_dims[1:])))  # no bias
         self.matmul_dtype = matmul_dtype

@@ -38,8 +38,8 @@ class HostCopy:
 class RunLog:
     """Progress over the epochs on the terminal, and each epoch's figures in `folder`/metrics.jsonl.
 
-    A terminal gets a progress bar, anything else a plain line an epoch. An epoch's figures are read when the next
-    one has been queued, so that they do not force the device to wait.
+    A terminal gets a progress bar, anything else a plain line an epoch. On a GPU an epoch's figures are read when the
+    next one has been queued, so that it never waits for the host.
     """
 
     def __init__(self, folder: Path, epochs: int):
@@ -60,15 +60,19 @@ class RunLog:
         validation_images: int,
     ) -> None:
         """Takes the figures of `train_epochs` ([L, 3]) and, after a validation, its error counts by rule."""
-        previous = self.pending
+        self.record_pending()
         errors = {rule: HostCopy(count) for rule, count in (validation_errors or {}).items()}
         self.pending = (epoch, gain, HostCopy(figures), errors, validation_images)
-        if previous:
-            self._record(*previous)
+        if not figures.is_cuda:
+            self.record_pending()
 
-    def _record(
-        self, epoch: int, gain: float, figures: HostCopy, errors: dict[str, HostCopy], images: int
-    ) -> None:
+    def record_pending(self) -> None:
+        """Waits for the figures of the epoch that was given last, and records them."""
+        if self.pending:
+            self._record(*self.pending)
+            self.pending = None
+
+    def _record(self, epoch: int, gain: float, figures: HostCopy, errors: dict[str, HostCopy], images: int) -> None:
         rows = figures.read()
         record: dict[str, Any] = {
             "epoch": epoch,
@@ -95,10 +99,8 @@ class RunLog:
             log.info(f"epoch {epoch}/{self.epochs}  {line}  {clock(left)} left")
 
     def close(self) -> None:
-        """Records the epoch still pending and closes the file and the bar."""
-        if self.pending:
-            self._record(*self.pending)
-            self.pending = None
+        """Records what is pending and closes the file and the bar."""
+        self.record_pending()
         self.bar.close()
         self.file.close()
 

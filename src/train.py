@@ -98,16 +98,15 @@ def train_step(
 
     # Positive and negative pass: a local loss for each layer. Their sum has the gradients of the parts, because
     # no layer's loss depends on another layer's weights.
-    losses, goodness_logits = model.local_losses(
-        embed_label(images, labels), embed_label(images, negative_labels)
-    )
+    losses, goodness_logits = model.local_losses(embed_label(images, labels), embed_label(images, negative_labels))
     smooth_gradients(optimizer, sum(losses) + readout_loss)
     optimizer.step()
 
     with torch.no_grad():
         wrong = (goodness_logits[:, 1] >= goodness_logits[:, 0]).sum(dim=1)  # the negative is the better one
         return torch.stack(
-            [torch.stack(losses) * len(labels), wrong, (readout_loss * len(labels)).expand(len(losses))], dim=1
+            [torch.stack(losses) * len(labels), wrong, (readout_loss * len(labels)).expand(len(losses))],
+            dim=1,
         )
 
 
@@ -143,7 +142,5 @@ def train_epochs(
         total = torch.zeros(len(model.layers), 3, device=examples.images.device)
         for batch in shuffled_batches(n=len(examples), batch_size=batch_size, generator=generator):
             images = jitter(examples.images[batch], max_shift=max_shift, generator=generator)
-            total += train_step(
-                model, optimizer, to_unit(images), examples.labels[batch], draw_negative_labels
-            )
+            total += train_step(model, optimizer, to_unit(images), examples.labels[batch], draw_negative_labels)
         yield total / len(examples)

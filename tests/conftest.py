@@ -1,0 +1,45 @@
+"""What the tests share: the real data, and a torchvision that can be imported."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.data import ensure_mnist
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# The tests' tensors are small: more threads than this cost more than they bring.
+if "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def mnist_root() -> Path:
+    """A data.root with the real, verified MNIST: $FF_DATA_ROOT, else datasets/; fetched there if missing."""
+    root = Path(os.environ.get("FF_DATA_ROOT") or REPOSITORY / "datasets")
+    ensure_mnist(root)
+    return root
+
+
+def import_torchvision() -> None:
+    """Import torchvision even where its compiled operators do not load (a CUDA build beside CPU torch).
+
+    Its Python code registers fake kernels for operators that then do not exist; declaring their schemas is
+    all it takes, and MNIST uses none of them. To be called in a process of its own, which it leaves changed.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms does not exist" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        global _schemas  # they vanish with this object
+        _schemas = torch.library.Library("torchvision", "DEF")
+        _schemas.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _schemas.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        importlib.import_module("torchvision")

@@ -1,0 +1,146 @@
+"""The configuration: what is accepted, what is refused, and in which words."""
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from src.config import USER_ERRORS, Config, ConfigError, explain, load
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+
+
+def composed(*overrides: str) -> Config:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return load(compose("config", overrides=list(overrides)))
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(USER_ERRORS) as caught:
+        composed(*overrides)
+    line = explain(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def test_the_default_is_the_matlab_recipe():
+    config = composed()
+    assert config.model.hidden_dims == [1000, 1000, 1000]
+    assert (config.training.epochs, config.training.batch_size) == (100, 100)
+    assert (config.training.learning_rate, config.training.weight_decay) == (0.01, 0.001)
+    assert (config.training.readout_learning_rate, config.training.readout_weight_decay) == (0.1, 0.003)
+    assert config.training.negatives == "hard"
+    assert (config.data.root, config.data.validation_images, config.data.jitter) == ("datasets", 10000, 0)
+    assert composed("experiment=matlab") == config
+
+
+@pytest.mark.parametrize(
+    ("experiment", "hidden_dims", "epochs", "learning_rate", "jitter", "negatives"),
+    [
+        ("paper", [2000] * 4, 60, 0.01, 0, "hard"),
+        ("paper_fast", [2000] * 4, 40, 0.02, 0, "hard"),
+        ("paper_jitter", [2000] * 4, 500, 0.01, 2, "hard"),
+        ("seed_repo", [1000] * 3, 100, 0.01, 0, "uniform"),
+    ],
+)
+def test_experiments_are_what_was_published(experiment, hidden_dims, epochs, learning_rate, jitter, negatives):
+    config = composed(f"experiment={experiment}")
+    assert config.name == experiment
+    assert config.model.hidden_dims == hidden_dims
+    assert config.training.epochs == epochs
+    assert config.training.learning_rate == learning_rate
+    assert config.data.jitter == jitter
+    assert config.training.negatives == negatives
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_file_says_how_to_run_it(experiment):
+    assert composed(f"experiment={experiment}").name == experiment
+    assert f"# python -m main experiment={experiment}" in (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("foo=1", "there is no key foo"),
+        ("+foo=1", "there is no key foo"),
+        ("training.epochz=1", "there is no key training.epochz"),
+        ("+training.epochz=1", "there is no key training.epochz"),
+        ("~seed", "seed: has no value"),
+        ("training.epochs=many", "training.epochs: Value 'many' of type 'str' could not be converted to Integer"),
+        ("seed=1.5", "seed: Value '1.5'"),
+        ("model.hidden_dims=1000", "model.hidden_dims: Invalid value"),
+        ("model.hidden_dims=[1000]", "model.hidden_dims=[1000]: must name at least two hidden layers"),
+        ("model.hidden_dims=[1000,0]", "every width must be at least 1"),
+        ("training.batch_size=0", "training.batch_size=0: must be at least 1"),
+        ("training.epochs=0", "training.epochs=0: must be at least 1"),
+        ("training.learning_rate=-0.1", "training.learning_rate=-0.1: must be at least 0"),
+        ("training.learning_rate=nan", "training.learning_rate=nan"),
+        ("training.momentum=1", "training.momentum=1.0: must be at least 0 and below 1"),
+        ("model.temperature=0", "model.temperature=0.0: must be above 0"),
+        ("training.negatives=easy", "training.negatives=easy: must be one of hard, uniform"),
+        ("model.weight_scale=fan", "model.weight_scale=fan: must be one of fan_in, fan_out"),
+        ("precision=fp8", "precision=fp8: must be one of auto, fp32, bf16"),
+        ("device=tpu", "device=tpu: must be one of auto, cpu, cuda, mps"),
+        ("data.validation_images=60000", "data.validation_images=60000: must be at least 0 and below 60000"),
+        ("data.jitter=-1", "data.jitter=-1: must be at least 0"),
+        ("evaluation.every=-1", "evaluation.every=-1: must be at least 0"),
+        ("seed=-1", "seed=-1: must be at least 0"),
+        ("experiment=papier", "there is no experiment/papier.yaml; there are "),
+        ("training.epochs", "missing EQUAL"),
+    ],
+)
+def test_refusals_name_the_key_and_the_rule(override, expected):
+    assert expected in refusal(override)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("training: {epochz: 3}", "in experiment/mine.yaml, there is no key training.epochz"),
+        ("training: {epochs: many}", "in experiment/mine.yaml, training.epochs: Value 'many'"),
+        ("training: {epochs: -3}", "training.epochs=-3: must be at least 1"),
+        ("training: [", "mine.yaml"),
+    ],
+)
+def test_an_experiment_file_is_checked_like_the_command_line(tmp_path, content, expected):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{content}\n")
+    assert expected in refusal(f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine")
+
+
+def test_a_missing_device_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "device=cuda: this torch finds no CUDA device" in refusal("device=cuda")
+
+
+with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    DEFAULTS = compose("config")
+
+
+@settings(max_examples=100, deadline=None)
+@given(value=st.one_of(st.floats(), st.integers(-(2**70), 2**70), st.text(max_size=5), st.none()))
+def test_any_learning_rate_is_accepted_or_refused_in_words(value):
+    values = copy.deepcopy(DEFAULTS)
+    try:
+        values.training.learning_rate = value
+        config = load(values)
+    except USER_ERRORS as error:
+        assert "learning_rate" in explain(error)
+    else:
+        assert math.isfinite(config.training.learning_rate)
+        assert config.training.learning_rate >= 0
+
+
+def test_seed_zero_is_a_seed():
+    assert composed("seed=0").seed == 0
+
+
+def test_config_errors_are_value_errors():
+    with pytest.raises(ConfigError, match=r"training\.epochs=0"):
+        composed("training.epochs=0")
