@@ -13,7 +13,7 @@ from src.report import result_table
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")
 def main(values: DictConfig) -> None:
-    with one_line_errors():
+    with one_line_errors():  # here too, as Hydra adds a line of its own to what leaves this function
         results = run(load(values), Path(HydraConfig.get().runtime.output_dir))
     print(result_table(results))
 

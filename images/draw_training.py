@@ -43,9 +43,7 @@ def example(root: str) -> tuple[Tensor, int, int, Tensor]:
     config = OmegaConf.load(FOLDER.parent / "configs" / "config.yaml")
     config.model.hidden_dims = [200, 200, 200]
     net = build_model(config, torch.float32)
-    rates = {
-        key: value for key, value in config.training.items() if key.endswith(("rate", "decay", "momentum"))
-    }
+    rates = {key: value for key, value in config.training.items() if key.endswith(("rate", "decay", "momentum"))}
     generator = torch.Generator().manual_seed(0)
     some = Examples(images.images[:20_000], images.labels[:20_000])
     epoch = {"epochs": 1, "batch_size": 100, "negatives": "hard", "max_shift": 0, "generator": generator}

@@ -63,13 +63,8 @@ def load_mnist(
     """(training, validation, test) examples on `device`, 55 MB in all.
 
     The last `validation_images` of the training file are the validation examples; 0 leaves those empty.
-    Raises DataError as `ensure_mnist` does, and where no image would be left to train on.
+    Raises DataError as `ensure_mnist` does.
     """
-    if not 0 <= validation_images < TRAINING_FILE_IMAGES:
-        raise DataError(
-            f"{validation_images} validation images cannot be held out of {TRAINING_FILE_IMAGES}: "
-            f"choose 0 to {TRAINING_FILE_IMAGES - 1}"
-        )
     folder = ensure_mnist(root)
     train_images, train_labels, test_images, test_labels = (
         parse_idx((folder / name).read_bytes(), name).to(device) for name in FILES

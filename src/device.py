@@ -1,5 +1,8 @@
 """Which device to train on, and in which precision to multiply there."""
 
+import platform
+import sys
+
 import torch
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -28,7 +31,8 @@ def resolve_precision(name: str, device: torch.device) -> str:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
-        native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+        native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")  # x86
+        native = native or (capabilities.get("bf16") and sys.platform == "linux")  # Arm
     else:
         native = False
     return "bf16" if native else "fp32"
@@ -44,6 +48,8 @@ def describe(device: torch.device) -> str:
     """The hardware's name, for reports."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = torch.cpu.get_capabilities().get("cpu_name", device.type)
+    if device.type == "mps":
+        return "Apple GPU"
+    name = torch.cpu.get_capabilities().get("cpu_name", platform.machine())
     threads = torch.get_num_threads()
     return f"{name}, {threads} thread{'s' if threads > 1 else ''}"

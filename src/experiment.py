@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from src.checkpoint import save_model, write_atomically
-from src.config import Config
+from src.config import Config, ConfigError
 from src.data import SIDE, load_mnist
 from src.device import PRECISIONS, describe, resolve_device, resolve_precision, synchronise
 from src.evaluate import count_errors
@@ -30,8 +30,12 @@ def run(config: Config, out_dir: Path) -> dict[str, Any]:
         `count_errors`, the protocol, the time, the hardware and the versions.
 
     Raises:
-        DataError: MNIST is not there, is not MNIST, and cannot be fetched.
+        ConfigError: `out_dir` already holds a run.
+        DataError: MNIST is not there and cannot be fetched, or a file is not MNIST's.
     """
+    if (out_dir / "metrics.jsonl").exists():
+        raise ConfigError(f"{out_dir} already holds a run; choose another hydra.run.dir")
+    origin = provenance()  # of the code that is about to run, not of what the checkout becomes meanwhile
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     train, validation, test = load_mnist(
@@ -98,13 +102,12 @@ def run(config: Config, out_dir: Path) -> dict[str, Any]:
         "precision": precision,
         "train_seconds": train_seconds,
         "seconds_per_epoch": train_seconds / epochs,
-        **provenance(),
+        **origin,
     }
     write_json(out_dir / "result.json", results)
 
-    from src.plots import (
-        plot_learning_curve,
-    )  # matplotlib takes a second to import, which the start need not pay
+    # Imported here, because matplotlib takes a second that the start need not pay.
+    from src.plots import plot_learning_curve
 
     plot_learning_curve(out_dir)
     return results

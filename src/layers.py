@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.product import linear
+from src.linear import linear
 
 
 def length_normalise(v: Tensor, tiny: float = 1e-8) -> Tensor:
@@ -18,6 +18,11 @@ def length_normalise(v: Tensor, tiny: float = 1e-8) -> Tensor:
 def goodness(h: Tensor) -> Tensor:
     """G = sum over units of h^2 ([B, d] -> [B]), of the activity before it is normalised (section 2)."""
     return h.square().sum(dim=1)
+
+
+def logistic_loss(logits_positive: Tensor, logits_negative: Tensor) -> Tensor:
+    """-1/2 mean[log p(positive) + log(1 - p(negative))], p = sigmoid(logit) (each [..., B] -> [...]; section 2)."""
+    return (F.softplus(-logits_positive) + F.softplus(logits_negative)).mean(dim=-1) / 2
 
 
 class FFLayer(nn.Module):
@@ -74,7 +79,7 @@ class FFLayer(nn.Module):
     def local_loss(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The layer's own loss for B positive inputs and, below them, B negative ones (x: [2B, d_{l-1}]).
 
-        -1/2 mean[log p(positive) + log(1 - p(negative))], minus the peer normalisation of the positives. The half
+        The logistic loss of its goodness, minus the peer normalisation of the positives. The half in the former
         absorbs the 2 of d(h^2)/dh, as the Matlab code does: at temperature 1, -dloss/dz is (1 - p) h / B on
         positives and -p h / B on negatives, and that is the convention of the learning rate.
 
@@ -86,10 +91,8 @@ class FFLayer(nn.Module):
         z, mean_z = self.total_input(torch.cat([n, mean_n])).split([len(n), 1])
         h = F.relu(z)
         logits = self.logit(h)
-        logits_positive, logits_negative = logits.chunk(2)
-        # log p = -softplus(-logit), log(1 - p) = -softplus(logit)
-        loss = (F.softplus(-logits_positive) + F.softplus(logits_negative)).mean() / 2
-        return loss - self.peer_term(mean_z, h.detach().chunk(2)[0]), logits, h
+        loss = logistic_loss(*logits.chunk(2)) - self.peer_term(mean_z, h.detach().chunk(2)[0])
+        return loss, logits, h
 
     def peer_term(self, mean_z: Tensor, h: Tensor) -> Tensor:
         """Peer normalisation (section 3.2, and the Matlab code) of positive cases with mean total input mean_z

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from src.layers import FFLayer, length_normalise
-from src.product import linear
+from src.linear import linear
 from src.samples import NUM_CLASSES
 
 

@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from src.checkpoint import write_atomically
-from src.runlog import read_metrics
+from src.runlog import HEADLINE_RULES, read_metrics
 
 # Okabe and Ito's palette, which the colour-blind can tell apart.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
@@ -29,15 +29,14 @@ def plot_learning_curve(folder: Path) -> Path:
         axes[0].plot(epochs, [record["loss"][layer] for record in metrics], **style)
         shares = [100 * record["pairs_ordered_wrongly"][layer] for record in metrics]
         axes[1].plot(epochs, shares, **style)
-    axes[0].set(title="Local loss", ylabel="loss (nats)", yscale="log")
+    axes[0].set(title="Local loss of each layer", ylabel="logistic loss / 2 (nats)", yscale="log")
     axes[1].set(title="Pairs ordered wrongly while training", ylabel="pairs (%)")
     if validated:
-        for rule, label, colour in (
-            ("goodness", "goodness", COLOURS[0]),
-            ("one_pass", "one pass", COLOURS[1]),
-        ):
+        for rule, colour in zip(HEADLINE_RULES, COLOURS, strict=False):
             errors = [100 * record["validation_errors"][rule] / record["validation_images"] for record in validated]
-            axes[2].plot([record["epoch"] for record in validated], errors, "o-", color=colour, label=label)
+            axes[2].plot(
+                [record["epoch"] for record in validated], errors, "o-", color=colour, label=rule.replace("_", " ")
+            )
         axes[2].set(title="Validation error", ylabel="error (%)")
         axes[2].set_ylim(bottom=0)
     for axis in axes:

@@ -8,9 +8,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig, OmegaConf
 
+import src.config  # noqa: F401  registers the schema that the experiment files are composed with
 from src.runlog import clock
+
+CONFIGS = Path(__file__).parent.parent.resolve() / "configs"
 
 # What others published, as (what, net, epochs, error by goodness, error in one pass); test errors in percent.
 PUBLISHED = [
@@ -25,8 +30,8 @@ PUBLISHED_FOR = {  # experiment -> published test error in percent
     "paper_jitter": "0.64",
     "seed_repo": "1.45 (one pass)",
 }
-# Values of a configuration that do not change what is being measured.
-NOT_COMPARED = ("seed", "device", "data.root", "evaluation.every", "evaluation.batch_size")
+# Values of a configuration that do not change what is being measured, or stand in the result as well.
+NOT_COMPARED = ("seed", "device", "precision", "data.root", "evaluation.every", "evaluation.batch_size")
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -78,15 +83,40 @@ def result_table(result: dict[str, Any]) -> str:
     )
 
 
+def compared_values(config: DictConfig) -> dict[str, Any]:
+    """{"training.epochs": 100, ...}: the values of a saved configuration that may change its result."""
+    values = {}
+    for section, content in config.items():
+        if isinstance(content, DictConfig):
+            values |= {f"{section}.{key}": value for key, value in content.items()}
+        else:
+            values[section] = content
+    return {key: value for key, value in values.items() if key not in NOT_COMPARED}
+
+
+def is_as_published(config: DictConfig) -> bool:
+    """Whether `config` has the values of the experiment it is named after, whichever images it trains on."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        try:
+            published = compared_values(compose("config", overrides=[f"experiment={config.name}"]))
+        except MissingConfigException:  # a name of the user's own
+            return False
+    values = compared_values(config)
+    return all(values[key] == published[key] for key in values.keys() & published.keys() - {"data.validation_images"})
+
+
 def group_runs(folder: Path) -> list[list[dict[str, Any]]]:
-    """The results below `folder`, grouped by the configurations (config.yaml beside each) that they share."""
+    """The results below `folder`, grouped by hardware, precision and the configuration in config.yaml beside each."""
     groups = defaultdict(list)
     for path in sorted(folder.rglob("result.json")):
-        config = OmegaConf.load(path.with_name("config.yaml"))
-        for key in NOT_COMPARED:
-            OmegaConf.update(config, key, None)
+        config_path = path.with_name("config.yaml")
+        if not config_path.exists():
+            print(f"skipped {path}: there is no config.yaml beside it", file=sys.stderr)
+            continue
+        config = OmegaConf.load(config_path)
         result = json.loads(path.read_text(encoding="utf-8"))
-        groups[OmegaConf.to_yaml(config), result["precision"]].append(result)
+        result["published"] = PUBLISHED_FOR.get(result["name"], "-") if is_as_published(config) else "-"
+        groups[str(compared_values(config)), result["precision"], result["hardware"]].append(result)
     return list(groups.values())
 
 
@@ -114,7 +144,7 @@ def summary_table(groups: list[list[dict[str, Any]]]) -> str:
             ", ".join(str(seed) for seed in sorted(run["seed"] for run in runs)),
             over_seeds(runs, "test_error_goodness"),
             over_seeds(runs, "test_error_one_pass"),
-            PUBLISHED_FOR.get(runs[0]["name"], "-"),
+            runs[0]["published"],
             over_seeds(runs, "test_error_goodness_layer_1"),
             over_seeds(runs, "test_error_goodness_all_layers"),
             runs[0]["precision"],

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from src.checkpoint import write_atomically
 
 log = logging.getLogger(__name__)
+HEADLINE_RULES = ("goodness", "one_pass")
 REPOSITORY = Path(__file__).parent.parent
 
 
@@ -29,7 +30,8 @@ class HostCopy:
         if self.arrived:
             self.arrived.record()
 
-    def read(self) -> list:
+    def read(self) -> float | int | list:
+        """The value as Python numbers, nested as the tensor's dimensions are."""
         if self.arrived:
             self.arrived.synchronize()
         return self.tensor.tolist()
@@ -46,24 +48,34 @@ class RunLog:
         self.file = (folder / "metrics.jsonl").open("x", encoding="utf-8")
         self.epochs = epochs
         self.interactive = sys.stderr.isatty()
-        self.bar = tqdm(total=epochs, unit="epoch", disable=not self.interactive, dynamic_ncols=True)
+        self.bar = tqdm(
+            total=epochs,
+            disable=not self.interactive,
+            dynamic_ncols=True,
+            bar_format="{n_fmt}/{total_fmt} |{bar:6}| {elapsed}<{remaining}{postfix}",
+        )
         self.started = time.perf_counter()
-        self.pending: tuple[int, float, HostCopy, dict[str, HostCopy], int] | None = None
+        self.pending: tuple[dict[str, Any], dict[str, HostCopy], dict[str, HostCopy]] | None = None
         self.validation = ""
 
     def epoch(
         self,
         epoch: int,
         gain: float,
-        figures: Tensor,
+        figures: dict[str, Tensor],
         validation_errors: dict[str, Tensor] | None,
         validation_images: int,
     ) -> None:
-        """Takes the figures of `train_epochs` ([L, 3]) and, after a validation, its error counts by rule."""
+        """Takes the figures of `train_epochs` and, after a validation, its error counts by rule."""
         self.record_pending()
-        errors = {rule: HostCopy(count) for rule, count in (validation_errors or {}).items()}
-        self.pending = (epoch, gain, HostCopy(figures), errors, validation_images)
-        if not figures.is_cuda:
+        record = {"epoch": epoch, "gain": gain, "seconds_since_start": time.perf_counter() - self.started}
+        if validation_errors:
+            record["validation_images"] = validation_images
+        figures_copy, errors_copy = (
+            {name: HostCopy(value) for name, value in tensors.items()} for tensors in (figures, validation_errors or {})
+        )
+        self.pending = (record, figures_copy, errors_copy)
+        if not any(value.is_cuda for value in figures.values()):
             self.record_pending()
 
     def record_pending(self) -> None:
@@ -72,31 +84,22 @@ class RunLog:
             self._record(*self.pending)
             self.pending = None
 
-    def _record(self, epoch: int, gain: float, figures: HostCopy, errors: dict[str, HostCopy], images: int) -> None:
-        rows = figures.read()
-        record: dict[str, Any] = {
-            "epoch": epoch,
-            "gain": gain,
-            "loss": [row[0] for row in rows],
-            "pairs_ordered_wrongly": [row[1] for row in rows],
-            "readout_loss": rows[0][2],
-            "seconds": time.perf_counter() - self.started,
-        }
+    def _record(self, record: dict[str, Any], figures: dict[str, HostCopy], errors: dict[str, HostCopy]) -> None:
+        record |= {name: value.read() for name, value in figures.items()}
         if errors:
-            record["validation_images"] = images
             record["validation_errors"] = {rule: count.read() for rule, count in errors.items()}
-            self.validation = "  validation error {:.2f} % by goodness, {:.2f} % in one pass".format(
-                *(100 * record["validation_errors"][rule] / images for rule in ("goodness", "one_pass"))
+            self.validation = ", val. error {:.2f}/{:.2f} %".format(
+                *(100 * record["validation_errors"][rule] / record["validation_images"] for rule in HEADLINE_RULES)
             )
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
-        pairs = " ".join(f"{100 * share:.1f}" for share in record["pairs_ordered_wrongly"])
-        line = f"loss {sum(record['loss']):.3f}  pairs wrong per layer {pairs} %{self.validation}"
+        pairs = "/".join(f"{100 * share:.1f}" for share in record["pairs_ordered_wrongly"])
+        line = f"loss {sum(record['loss']):.3g}, wrong pairs {pairs} %{self.validation}"
         self.bar.set_postfix_str(line, refresh=False)
         self.bar.update(1)
         if not self.interactive:
-            left = record["seconds"] / epoch * (self.epochs - epoch)
-            log.info(f"epoch {epoch}/{self.epochs}  {line}  {clock(left)} left")
+            left = record["seconds_since_start"] / record["epoch"] * (self.epochs - record["epoch"])
+            log.info(f"epoch {record['epoch']}/{self.epochs}  {line}, {clock(left)} left")
 
     def close(self) -> None:
         """Records what is pending and closes the file and the bar."""

@@ -32,7 +32,7 @@ def hard_negative_labels(logits: Tensor, labels: Tensor, generator: torch.Genera
     the paper says needs about a third of the epochs that uniform wrong labels need.
     """
     true_class = F.one_hot(labels, NUM_CLASSES).bool()
-    probabilities = logits.float().masked_fill(true_class, -torch.inf).softmax(dim=1)
+    probabilities = logits.masked_fill(true_class, -torch.inf).softmax(dim=1)
     return torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)
 
 

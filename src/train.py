@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from src.data import Examples, jitter, shuffled_batches, to_unit
+from src.layers import logistic_loss
 from src.model import FFNet
 from src.samples import embed_label, embed_neutral, hard_negative_labels, uniform_negative_labels
 
@@ -28,7 +29,8 @@ def make_optimizer(
 ) -> torch.optim.SGD:
     """W <- W + eps (g - wc W) for weights, b <- b + eps g for biases, and the read-out with rates of its own.
 
-    g is the smoothed gradient of `smooth_gradients`, so SGD has no momentum of its own. With `decay_in_momentum`
+    g is the smoothed gradient of `smooth_gradients`. SGD's own momentum would not do: its first gradient is not
+    damped, and decay goes into it. With `decay_in_momentum`
     decay is smoothed along with the gradient and biases decay too, as torch's SGD with momentum would do it.
     """
     bias_decay = weight_decay if decay_in_momentum else 0.0
@@ -55,7 +57,6 @@ def make_optimizer(
     )
 
 
-@torch.no_grad()
 def set_gain(optimizer: torch.optim.SGD, value: float) -> None:
     """Every learning rate = `value` times the one it started with."""
     for group in optimizer.param_groups:
@@ -80,7 +81,7 @@ def train_step(
     images: Tensor,
     labels: Tensor,
     draw_negative_labels: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
+) -> dict[str, Tensor]:
     """One update from a mini-batch.
 
     Args:
@@ -88,8 +89,8 @@ def train_step(
         draw_negative_labels: wrong labels ([B]) from the neutral pass's logits ([B, 10]) and `labels`.
 
     Returns:
-        [L, 3] sums over the batch: each layer's loss, its pairs ordered wrongly (the negative has the higher
-        goodness), and, the same in every row, the read-out's cross-entropy.
+        sums over the batch: the logistic "loss" of each layer ([L]), "pairs_ordered_wrongly" by each layer ([L], where
+        the negative has the higher goodness), and "readout_loss", the read-out's cross-entropy (scalar).
     """
     # Neutral pass: trains the read-out, and says which wrong labels are hard.
     logits = model.logits(embed_neutral(images))
@@ -102,12 +103,12 @@ def train_step(
     smooth_gradients(optimizer, sum(losses) + readout_loss)
     optimizer.step()
 
-    with torch.no_grad():
-        wrong = (goodness_logits[:, 1] >= goodness_logits[:, 0]).sum(dim=1)  # the negative is the better one
-        return torch.stack(
-            [torch.stack(losses) * len(labels), wrong, (readout_loss * len(labels)).expand(len(losses))],
-            dim=1,
-        )
+    positive, negative = goodness_logits.unbind(dim=1)  # each [L, B]
+    return {
+        "loss": logistic_loss(positive, negative) * len(labels),
+        "pairs_ordered_wrongly": (negative >= positive).sum(dim=1),
+        "readout_loss": readout_loss.detach() * len(labels),
+    }
 
 
 def train_epochs(
@@ -120,7 +121,7 @@ def train_epochs(
     negatives: str,
     max_shift: int,
     generator: torch.Generator,
-) -> Iterator[Tensor]:
+) -> Iterator[dict[str, Tensor]]:
     """Trains for `epochs` passes over all `examples`, shuffled each time.
 
     Args:
@@ -129,7 +130,7 @@ def train_epochs(
         generator: on the examples' device; orders, jitters and draws negatives.
 
     Yields:
-        after each epoch, the means of `train_step`'s figures ([L, 3], on the device: the host need not wait).
+        after each epoch, the means of `train_step`'s figures (on the device: the host need not wait).
     """
 
     def draw_negative_labels(logits: Tensor, labels: Tensor) -> Tensor:
@@ -139,8 +140,9 @@ def train_epochs(
 
     for epoch in range(1, epochs + 1):
         set_gain(optimizer, gain(epoch, epochs))
-        total = torch.zeros(len(model.layers), 3, device=examples.images.device)
+        totals: dict[str, Tensor] = {}
         for batch in shuffled_batches(n=len(examples), batch_size=batch_size, generator=generator):
             images = jitter(examples.images[batch], max_shift=max_shift, generator=generator)
-            total += train_step(model, optimizer, to_unit(images), examples.labels[batch], draw_negative_labels)
-        yield total / len(examples)
+            sums = train_step(model, optimizer, to_unit(images), examples.labels[batch], draw_negative_labels)
+            totals = {name: totals.get(name, 0) + value for name, value in sums.items()}
+        yield {name: total / len(examples) for name, total in totals.items()}

@@ -49,10 +49,20 @@ def assert_close(ours: torch.Tensor, theirs: np.ndarray, relative: float = 1e-5)
 
 
 @pytest.mark.parametrize("decay_in_momentum", [False, True])
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_training_steps(decay_in_momentum, temperature):
-    model = small_net(temperature=temperature)
+@pytest.mark.parametrize(
+    ("temperature", "peer_normalisation", "peer_momentum", "initial_mean_activity"),
+    [(1.0, 0.03, 0.9, 0.5), (2.5, 0.2, 0.7, 0.3)],
+)
+def test_training_steps(decay_in_momentum, temperature, peer_normalisation, peer_momentum, initial_mean_activity):
+    model = small_net(
+        temperature=temperature,
+        peer_normalisation=peer_normalisation,
+        peer_momentum=peer_momentum,
+        initial_mean_activity=initial_mean_activity,
+    )
     state = as_state(model)
+    for means in state.means:
+        means[:] = initial_mean_activity
     optimizer = make_optimizer(
         model,
         learning_rate=0.05,
@@ -83,6 +93,8 @@ def test_training_steps(decay_in_momentum, temperature):
             wc_sup=0.03,
             gain=reference.gain(step + 1, 4),
             temperature=temperature,
+            peer=peer_normalisation,
+            peer_momentum=peer_momentum,
             tiny=TINY,
             decay_in_momentum=decay_in_momentum,
         )
@@ -91,7 +103,9 @@ def test_training_steps(decay_in_momentum, temperature):
             assert_close(layer.bias, state.biases[index])
             assert_close(layer.mean_activity, state.means[index])
             assert_close(-layer.weight.grad, state.smooth_weights[index])
+            assert_close(-layer.bias.grad, state.smooth_biases[index])
         assert_close(model.readout_weight, state.softmax)
+        assert_close(-model.readout_weight.grad, state.smooth_softmax)
 
 
 def trained_net() -> FFNet:

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.config import USER_ERRORS, Config, ConfigError, explain, load
+from src.config import USER_ERRORS, Config, explain, load
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
@@ -135,12 +135,3 @@ def test_any_learning_rate_is_accepted_or_refused_in_words(value):
     else:
         assert math.isfinite(config.training.learning_rate)
         assert config.training.learning_rate >= 0
-
-
-def test_seed_zero_is_a_seed():
-    assert composed("seed=0").seed == 0
-
-
-def test_config_errors_are_value_errors():
-    with pytest.raises(ConfigError, match=r"training\.epochs=0"):
-        composed("training.epochs=0")

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from test_against_numpy import HIDDEN_DIMS, INPUT_DIM, batch, small_net
 
 from src.layers import FFLayer, length_normalise
-from src.product import linear
+from src.linear import linear
+from src.model import FFNet
 from src.samples import embed_label, embed_neutral
 from src.train import make_optimizer, smooth_gradients, train_step
 
@@ -37,17 +38,21 @@ def test_the_read_out_sends_no_gradient_into_the_layers():
     assert all(layer.weight.grad is None and layer.bias.grad is None for layer in model.layers)
 
 
-def test_the_weight_gradient_is_that_of_a_plain_linear_layer():
+def test_the_gradients_are_those_of_a_plain_linear_layer():
     """Also where most cases have a derivative that vanishes, and where a gradient is there to be added to."""
     generator = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(8, 5, generator=generator), torch.randn(3, 5, generator=generator)
+    x = torch.randn(8, 5, generator=generator, requires_grad=True)
+    weight = torch.randn(3, 5, generator=generator)
     upstream = torch.randn(8, 3, generator=generator)
     upstream[1:7] *= torch.tensor([0, 1e-12, 1e-30, 0, 1e-3, 1])[:, None]
     plain, ours = weight.clone().requires_grad_(), weight.clone().requires_grad_()
     for _ in range(2):
         F.linear(x, plain).backward(upstream)
+        expected, x.grad = x.grad, None
         linear(x, ours, torch.float32).backward(upstream)
         torch.testing.assert_close(ours.grad, plain.grad)
+        torch.testing.assert_close(x.grad, expected)
+        x.grad = None
 
 
 def test_dead_units_are_revived_by_peer_normalisation_alone():
@@ -75,7 +80,7 @@ def test_normalised_rows_have_mean_square_one():
 
 @pytest.mark.parametrize(("scale", "variances"), [("fan_in", [1 / 784, 1 / 400]), ("fan_out", [1 / 400, 1 / 300])])
 def test_start_values(scale, variances):
-    model = small_net().__class__(
+    model = FFNet(
         784,
         [400, 300],
         weight_scale=scale,
@@ -94,6 +99,12 @@ def test_start_values(scale, variances):
         assert layer.theta == len(layer.bias)
     assert model.readout_weight.shape == (10, 300)  # the first layer is left out
     assert not model.readout_weight.any()
+
+
+def test_threshold_and_temperature_enter_the_logit():
+    layer = small_net(threshold=2.0, temperature=4.0).layers[1]
+    h = torch.ones(1, HIDDEN_DIMS[1])
+    assert layer.logit(h).item() == pytest.approx((HIDDEN_DIMS[1] - 2 * HIDDEN_DIMS[1]) / 4)
 
 
 def test_running_means_are_part_of_the_state():

@@ -1,0 +1,45 @@
+"""The README keeps its word: its links, its commands and its tables are those of the repository."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_config import EXPERIMENTS, composed
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)", README))))
+def test_links_lead_to_files(target):
+    assert (REPOSITORY / target).exists()
+
+
+def test_quoted_lines_stand_where_the_links_say():
+    quotes = re.findall(r"\[`([^`]+)`\]\(([^)#]+)#L(\d+)\)", README)
+    assert len(quotes) > 20
+    for fragment, file, number in quotes:
+        assert fragment in (REPOSITORY / file).read_text(encoding="utf-8").splitlines()[int(number) - 1]
+
+
+def test_every_command_can_be_configured():
+    commands = re.findall(r"python -m main\b([^`\n]*)", README)
+    assert len(commands) > 8
+    for arguments in commands:
+        overrides = [word for word in shlex.split(arguments, comments=True) if "=" in word]
+        composed(*[override for override in overrides if "," not in override or "[" in override])
+
+
+def test_every_experiment_is_described():
+    for experiment in EXPERIMENTS:
+        assert f"| `{experiment}` |" in README
+
+
+def test_the_results_table_is_what_the_command_makes():
+    table = subprocess.run(
+        [sys.executable, "-m", "src.report", "results"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout
+    assert table.strip() in README
