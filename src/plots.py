@@ -34,11 +34,9 @@ def plot_learning_curve(folder: Path) -> Path:
     if validated:
         for rule, colour in zip(HEADLINE_RULES, COLOURS, strict=False):
             errors = [100 * record["validation_errors"][rule] / record["validation_images"] for record in validated]
-            axes[2].plot(
-                [record["epoch"] for record in validated], errors, "o-", color=colour, label=rule.replace("_", " ")
-            )
-        axes[2].set(title="Validation error", ylabel="error (%)")
-        axes[2].set_ylim(bottom=0)
+            when = [record["epoch"] for record in validated]
+            axes[2].plot(when, errors, "o-", color=colour, label=rule.replace("_", " "))
+        axes[2].set(title="Validation error", ylabel="error (%)", ylim=(0, 1.1 * axes[2].get_ylim()[1]))
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)

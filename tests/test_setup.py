@@ -318,7 +318,7 @@ def test_macos_has_one_build_and_no_cuda(setup):
 # --- The scripts and CI -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", ["setup_conda_env.sh", ".ci/run"])
+@pytest.mark.parametrize("script", ["setup_conda_env.sh", ".ci/run", "benchmarks/measure_results.sh"])
 def test_shellcheck_finds_nothing(script):
     shellcheck = shutil.which("shellcheck") or shutil.which("shellcheck", path=str(Path(sys.prefix, "bin")))
     assert shellcheck, "shellcheck comes with requirements-dev.txt"

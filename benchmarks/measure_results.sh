@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Runs everything that stands in the README's results table, one run after another, and prints the table.
+#   bash benchmarks/measure_results.sh [seeds of the long runs, default "0 1 2"]
+# Runs that are there already (results/FOLDER/result.json) are left out: delete a folder to measure it again.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+seeds=${1-0 1 2}
+
+measure() { # FOLDER OVERRIDE...
+    local folder=results/$1
+    shift
+    if [[ -e $folder/result.json ]]; then
+        echo "$folder is there"
+    else
+        python -m main hydra.run.dir="$folder" "$@"
+    fi
+}
+
+for seed in 0 1 2 3 4; do
+    measure "quick/seed$seed" experiment=quick seed="$seed"
+done
+for seed in $seeds; do
+    measure "matlab_60000/seed$seed" data.validation_images=0 seed="$seed"
+    measure "matlab_50000/seed$seed" seed="$seed"
+    measure "seed_repo/seed$seed" experiment=seed_repo seed="$seed"
+    measure "paper/seed$seed" experiment=paper data.validation_images=0 seed="$seed"
+    measure "paper_fast/seed$seed" experiment=paper_fast data.validation_images=0 seed="$seed"
+done
+
+python -m src.report results
