@@ -29,9 +29,8 @@ def make_optimizer(
 ) -> torch.optim.SGD:
     """W <- W + eps (g - wc W) for weights, b <- b + eps g for biases, and the read-out with rates of its own.
 
-    g is the smoothed gradient of `smooth_gradients`. SGD's own momentum would not do: its first gradient is not
-    damped, and decay goes into it. With `decay_in_momentum`
-    decay is smoothed along with the gradient and biases decay too, as torch's SGD with momentum would do it.
+    g is the smoothed gradient of `smooth_gradients`. SGD's own momentum would not do: it does not damp the first
+    gradient, and it smooths the decay along with the gradient. `decay_in_momentum` asks for the latter, on biases too.
     """
     bias_decay = weight_decay if decay_in_momentum else 0.0
     groups = [
