@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs everything that stands in the README's results table, one run after another, and prints the table.
+# Measures what is missing below results/ for the README's results table, one run after another, and prints the table.
 #   bash benchmarks/measure_results.sh [seeds of the long runs, default "0 1 2"]
-# Runs that are there already (results/FOLDER/result.json) are left out: delete a folder to measure it again.
+# Delete a folder to measure it again, also one that an interrupted run left behind.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 seeds=${1-0 1 2}
