@@ -4,27 +4,15 @@ import numpy as np
 import pytest
 import reference
 import torch
+from nets import BATCH, batch, optimizer_for, small_net
 
 from src.classify import by_goodness, goodness_per_label, one_pass
 from src.layers import goodness
 from src.model import FFNet
 from src.samples import embed_neutral
-from src.train import gain, make_optimizer, set_gain, train_step
+from src.train import gain, set_gain, train_step
 
-INPUT_DIM, HIDDEN_DIMS, BATCH, TINY = 30, [17, 9, 13], 6, 1e-8
-
-
-def small_net(seed: int = 0, **options) -> FFNet:
-    defaults = dict(
-        weight_scale="fan_in",
-        threshold=1.0,
-        temperature=1.0,
-        peer_normalisation=0.03,
-        peer_momentum=0.9,
-        initial_mean_activity=0.5,
-    )
-    generator = torch.Generator().manual_seed(seed)
-    return FFNet(INPUT_DIM, HIDDEN_DIMS, generator=generator, **(defaults | options))
+TINY = 1e-8
 
 
 def as_state(model: FFNet) -> reference.State:
@@ -34,12 +22,6 @@ def as_state(model: FFNet) -> reference.State:
     )
     state.softmax[:] = model.readout_weight.detach().double().numpy()
     return state
-
-
-def batch(seed: int, size: int = BATCH) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 10, size)
-    return rng.random((size, INPUT_DIM)), labels, (labels + rng.integers(1, 10, size)) % 10
 
 
 def assert_close(ours: torch.Tensor, theirs: np.ndarray, relative: float = 1e-5) -> None:
@@ -63,15 +45,7 @@ def test_training_steps(decay_in_momentum, temperature, peer_normalisation, peer
     state = as_state(model)
     for means in state.means:
         means[:] = initial_mean_activity
-    optimizer = make_optimizer(
-        model,
-        learning_rate=0.05,
-        weight_decay=0.02,
-        readout_learning_rate=0.1,
-        readout_weight_decay=0.03,
-        momentum=0.9,
-        decay_in_momentum=decay_in_momentum,
-    )
+    optimizer = optimizer_for(model, decay_in_momentum=decay_in_momentum)
     for step in range(4):
         images, labels, negative_labels = batch(step, size=BATCH - step)  # the last batch of an epoch is smaller
         set_gain(optimizer, gain(epoch=step + 1, epochs=4))

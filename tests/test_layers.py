@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_against_numpy import HIDDEN_DIMS, INPUT_DIM, batch, small_net
+from nets import HIDDEN_DIMS, INPUT_DIM, batch, optimizer_for, small_net
 
 from src.layers import FFLayer, length_normalise
 from src.linear import linear
-from src.model import FFNet
 from src.samples import embed_label, embed_neutral
-from src.train import make_optimizer, smooth_gradients, train_step
+from src.train import smooth_gradients, train_step
 
 
 def inputs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -80,17 +79,7 @@ def test_normalised_rows_have_mean_square_one():
 
 @pytest.mark.parametrize(("scale", "variances"), [("fan_in", [1 / 784, 1 / 400]), ("fan_out", [1 / 400, 1 / 300])])
 def test_start_values(scale, variances):
-    model = FFNet(
-        784,
-        [400, 300],
-        weight_scale=scale,
-        generator=torch.Generator().manual_seed(0),
-        threshold=1.0,
-        temperature=1.0,
-        peer_normalisation=0.03,
-        peer_momentum=0.9,
-        initial_mean_activity=0.5,
-    )
+    model = small_net(784, [400, 300], weight_scale=scale)
     for layer, variance in zip(model.layers, variances, strict=True):
         assert layer.weight.mean().item() == pytest.approx(0, abs=4 * (variance / layer.weight.numel()) ** 0.5)
         assert layer.weight.var().item() == pytest.approx(variance, rel=0.02)
@@ -120,15 +109,7 @@ def test_running_means_are_part_of_the_state():
 def steps(model, device: str = "cpu", count: int = 20):
     """`count` training steps on fresh batches with fixed negatives."""
     model = model.to(device)
-    optimizer = make_optimizer(
-        model,
-        learning_rate=0.05,
-        weight_decay=0.001,
-        readout_learning_rate=0.1,
-        readout_weight_decay=0.003,
-        momentum=0.9,
-        decay_in_momentum=False,
-    )
+    optimizer = optimizer_for(model)
     for seed in range(count):
         images, labels, wrong = (torch.tensor(part).to(device) for part in batch(seed, size=20))
         train_step(model, optimizer, images.float(), labels, lambda logits, labels, wrong=wrong: wrong)
@@ -155,15 +136,7 @@ def test_smoothing_adds_the_gradient_of_the_loss():
     """g <- 0.9 g + 0.1 gradient, against the gradient that autograd gives on its own."""
     model = small_net()
     layer: FFLayer = model.layers[0]
-    optimizer = make_optimizer(
-        model,
-        learning_rate=0.1,
-        weight_decay=0.0,
-        readout_learning_rate=0.1,
-        readout_weight_decay=0.0,
-        momentum=0.9,
-        decay_in_momentum=False,
-    )
+    optimizer = optimizer_for(model)
     layer.weight.grad.fill_(2.0)
     layer.bias.grad.fill_(2.0)
     smooth_gradients(optimizer, 3 * layer.bias.sum())

@@ -4,13 +4,13 @@ from collections import Counter
 
 import pytest
 import torch
-from test_against_numpy import small_net
+from nets import optimizer_for, small_net
 
 import src.train
 from src.data import Examples
 from src.layers import logistic_loss
 from src.model import FFNet
-from src.train import make_optimizer, train_epochs, train_step
+from src.train import train_epochs, train_step
 
 COUNT, BATCH = 25, 10  # the last batch of an epoch has five examples
 
@@ -22,30 +22,8 @@ def examples() -> Examples:
     return Examples(images, torch.randint(0, 10, (COUNT,), generator=generator))
 
 
-def optimizer_for(model: FFNet, learning_rate: float = 0.0) -> torch.optim.SGD:
-    return make_optimizer(
-        model,
-        learning_rate=learning_rate,
-        weight_decay=0.0,
-        readout_learning_rate=learning_rate,
-        readout_weight_decay=0.0,
-        momentum=0.9,
-        decay_in_momentum=False,
-    )
-
-
 def net() -> FFNet:
-    return FFNet(
-        784,
-        [20, 12],
-        weight_scale="fan_in",
-        generator=torch.Generator().manual_seed(0),
-        threshold=1.0,
-        temperature=1.0,
-        peer_normalisation=0.03,
-        peer_momentum=0.9,
-        initial_mean_activity=0.5,
-    )
+    return small_net(784, [20, 12])
 
 
 def recorded_epochs(monkeypatch, examples: Examples, **options) -> tuple[list, list[dict[str, torch.Tensor]]]:
@@ -61,8 +39,9 @@ def recorded_epochs(monkeypatch, examples: Examples, **options) -> tuple[list, l
 
     monkeypatch.setattr(src.train, "train_step", recording_step)
     model = net()
+    still = optimizer_for(model, learning_rate=0.0, readout_learning_rate=0.0)
     defaults = dict(epochs=1, batch_size=BATCH, negatives="hard", max_shift=0, generator=torch.Generator())
-    return calls, list(train_epochs(model, optimizer_for(model), examples, **(defaults | options)))
+    return calls, list(train_epochs(model, still, examples, **(defaults | options)))
 
 
 def test_an_epoch_sees_every_example_once(monkeypatch, examples):
@@ -112,8 +91,7 @@ def test_figures_are_means_over_examples(monkeypatch, examples):
     assert figures["readout_loss"].item() == pytest.approx(torch.tensor(10.0).log().item())
 
 
-def test_learning_rates_follow_the_gain(examples):
-    model = small_net()
-    optimizer = optimizer_for(model, learning_rate=0.5)
+def test_learning_rates_follow_the_gain():
+    optimizer = optimizer_for(small_net(), learning_rate=0.5, readout_learning_rate=0.7)
     src.train.set_gain(optimizer, 0.1)
-    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05] * 3)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.05, 0.07])
