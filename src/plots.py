@@ -23,7 +23,8 @@ def plot_learning_curve(folder: Path) -> Path:
     validated = [record for record in metrics if "validation_errors" in record]
     marker = "o" if len(epochs) < 20 else None
 
-    figure, axes = plt.subplots(1, 3 if validated else 2, figsize=(14 if validated else 9.5, 4), layout="constrained")
+    panels = 3 if validated else 2
+    figure, axes = plt.subplots(1, panels, figsize=(4.7 * panels, 4), sharex=True, layout="constrained")
     for layer in range(len(metrics[0]["loss"])):
         style = {"color": COLOURS[layer % len(COLOURS)], "label": f"layer {layer + 1}", "marker": marker}
         axes[0].plot(epochs, [record["loss"][layer] for record in metrics], **style)
