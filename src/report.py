@@ -76,7 +76,7 @@ def result_table(result: dict[str, Any]) -> str:
     return (
         f"\n{table}\n\n"
         f"Test error (%) by goodness of {layers}.\n"
-        f"Trained on {result['train_images']:,} images, {result['epochs']} epochs, seed {result['seed']}, "
+        f"Trained on {result['train_images']:,} images, {result['epochs']} epoch(s), seed {result['seed']}, "
         f"{result['precision']} on {result['device']} ({result['hardware']}): "
         f"{clock(result['train_seconds'])} of training, {result['seconds_per_epoch']:.2f} s an epoch. "
         f"Tested once, on {result['test_images']:,} images.\n"
