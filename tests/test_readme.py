@@ -29,7 +29,7 @@ def test_every_command_can_be_configured():
     commands = re.findall(r"python -m main\b([^`\n]*)", README)
     assert len(commands) > 8
     for arguments in commands:
-        overrides = [word for word in shlex.split(arguments) if not word.startswith("-")]
+        overrides = [word for word in shlex.split(arguments) if "=" in word]
         composed(*[override.split(",")[0] if override.startswith("seed=") else override for override in overrides])
 
 
