@@ -167,17 +167,15 @@ USER_ERRORS = (ConfigError, DataError, HydraException, OmegaConfBaseException, Y
 def explain(error: Exception) -> str:
     """One line for an error of `USER_ERRORS`: what is wrong and where."""
     text = f"{error}\n{error.__cause__ or ''}"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
     file = re.match(r"In '([^']+)': ", text)
     where = f"in {file[1]}.yaml, " if file else ""
-    key = re.search(r"^\s*full_key: (\S+)", text, re.MULTILINE)
+    at_key = re.search(r"^(.*)\n\s*full_key: (\S+)", text, re.MULTILINE)  # what is wrong, and below it the key
     if isinstance(error, MissingConfigException) and error.options:
         return f"there is no {error.missing_cfg_file}.yaml; there are {', '.join(error.options)}"
-    if key and re.search(r"^Key '.*' not in", text, re.MULTILINE):
-        return where + _unknown_key(key[1])
-    if key:  # the line above the key says what is wrong with its value
-        return f"{where}{key[1]}: {lines[[line.startswith('full_key') for line in lines].index(True) - 1]}"
-    return "; ".join(lines)
+    if at_key:
+        wrong, key = at_key.groups()
+        return where + (_unknown_key(key) if re.match("Key '.*' not in", wrong) else f"{key}: {wrong}")
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 @contextmanager
