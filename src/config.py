@@ -94,6 +94,8 @@ class TrainingConfig:
     momentum: float = MISSING
     decay_in_momentum: bool = MISSING
     negatives: str = MISSING
+    step: str = MISSING
+    cuda_graph: bool = MISSING
 
     def __post_init__(self):
         _check_number("training.epochs", self.epochs, 1)
@@ -102,6 +104,7 @@ class TrainingConfig:
             _check_number(f"training.{key}", getattr(self, key), 0)
         _check_number("training.momentum", self.momentum, 0, 1)
         _check_choice("training.negatives", self.negatives, "hard", "uniform")
+        _check_choice("training.step", self.step, "fast", "plain")
 
 
 @dataclass

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from src import fast
 from src.checkpoint import save_model, write_atomically
 from src.config import Config, ConfigError
-from src.data import SIDE, load_mnist
+from src.data import SIDE, load_mnist, to_unit
 from src.device import PRECISIONS, describe, resolve_device, resolve_precision, synchronise
 from src.evaluate import count_errors
 from src.model import FFNet
 from src.runlog import RunLog, provenance, write_json
-from src.train import gain, make_optimizer, train_epochs
+from src.train import gain, make_optimizer, train_epochs, train_step
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def run(config: Config, out_dir: Path) -> dict[str, Any]:
         `count_errors`, the protocol, the time, the hardware and the versions.
 
     Raises:
-        ConfigError: `out_dir` already holds a run.
+        ConfigError: `out_dir` already holds a run, or the fast step no longer computes what the plain one does.
         DataError: MNIST is not there and cannot be fetched, or a file is not MNIST's.
     """
     if (out_dir / "metrics.jsonl").exists():
@@ -55,6 +56,16 @@ def run(config: Config, out_dir: Path) -> dict[str, Any]:
         momentum=config.training.momentum,
         decay_in_momentum=config.training.decay_in_momentum,
     )
+    step = train_step
+    if config.training.step == "fast":
+        sample = slice(config.training.batch_size)
+        differing = fast.differs_from_plain(model, optimizer, to_unit(train.images[sample]), train.labels[sample])
+        if differing:
+            raise ConfigError(
+                f"training.step=fast: src/fast.py computes another gradient for {differing} than src/train.py and "
+                "src/layers.py; use training.step=plain, or change src/fast.py too"
+            )
+        step = fast.train_step
     epochs = config.training.epochs
     training = train_epochs(
         model,
@@ -65,6 +76,8 @@ def run(config: Config, out_dir: Path) -> dict[str, Any]:
         negatives=config.training.negatives,
         max_shift=config.data.jitter,
         generator=torch.Generator(device).manual_seed(config.seed),
+        step=step,
+        cuda_graph=config.training.cuda_graph and device.type == "cuda",
     )
 
     run_log = RunLog(out_dir, epochs)

@@ -7,12 +7,17 @@ from torch import Tensor, nn
 from src.linear import linear
 
 
-def length_normalise(v: Tensor, tiny: float = 1e-8) -> Tensor:
-    """n(v) = v / (sqrt(mean(v^2)) + tiny) for each row of v ([B, d]), so that mean(n(v)^2) = 1 (section 2.1).
+def root_mean_square(v: Tensor, tiny: float = 1e-8) -> Tensor:
+    """sqrt(mean(v^2)) + tiny of each row ([B, d] -> [B, 1])."""
+    return torch.linalg.vector_norm(v, dim=1, keepdim=True) / v.shape[1] ** 0.5 + tiny
+
+
+def length_normalise(v: Tensor) -> Tensor:
+    """n(v) = v / rms(v) for each row of v ([B, d]), so that mean(n(v)^2) = 1 (section 2.1).
 
     It removes the goodness of the layer below: only the direction of its activity vector is passed on.
     """
-    return v / (v.square().mean(dim=1, keepdim=True).sqrt() + tiny)
+    return v / root_mean_square(v)
 
 
 def goodness(h: Tensor) -> Tensor:
@@ -91,17 +96,15 @@ class FFLayer(nn.Module):
         z, mean_z = self.total_input(torch.cat([n, mean_n])).split([len(n), 1])
         h = F.relu(z)
         logits = self.logit(h)
-        loss = logistic_loss(*logits.chunk(2)) - self.peer_term(mean_z, h.detach().chunk(2)[0])
-        return loss, logits, h
+        # Peer normalisation is linear in z, and not in h, so that the ReLU does not gate it: units that never fire are
+        # revived. Being linear, it needs the mean total input alone.
+        peer_term = (mean_z * self.peer_pull(h.detach().chunk(2)[0])).sum()
+        return logistic_loss(*logits.chunk(2)) - peer_term, logits, h
 
-    def peer_term(self, mean_z: Tensor, h: Tensor) -> Tensor:
-        """Peer normalisation (section 3.2, and the Matlab code) of positive cases with mean total input mean_z
-        ([1, d_l]) and activities h ([B, d_l]), after an update of the running means.
-
-        Its derivative with respect to each case's total input is lambda * (mean over units of m - m) / B. It is
-        linear in z and not in h, so that the ReLU does not gate it: units that never fire are revived. Being linear,
-        it needs the mean alone.
+    def peer_pull(self, h: Tensor) -> Tensor:
+        """Peer normalisation (section 3.2, and the Matlab code): what it adds to the mean over the positive cases of
+        -dloss/dz, lambda * (mean over units of m - m) ([d_l]), after an update of the running means m with their
+        activities h ([B, d_l]).
         """
         self.mean_activity.lerp_(h.mean(dim=0), 1 - self.peer_momentum)  # m <- 0.9 m + 0.1 mean(h)
-        pull = self.peer_normalisation * (self.mean_activity.mean() - self.mean_activity)
-        return (mean_z * pull).sum()
+        return self.peer_normalisation * (self.mean_activity.mean() - self.mean_activity)

@@ -12,13 +12,29 @@ def linear(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     return _Linear.apply(x, weight, dtype)
 
 
-class _Linear(torch.autograd.Function):
-    """F.linear, except that backward spares most of its work and memory traffic.
+def significant(sizes: Tensor) -> Tensor | slice:
+    """Which cases count in a weight gradient, given the sizes of their derivatives ([B]): indices, or all of them.
 
     Most cases are soon far on their side of the threshold, where p is 1 or 0 and the derivative vanishes: after five
-    epochs of the Matlab recipe, nine in ten. On the CPU those are left out of the weight gradient. (On a GPU the host
-    would have to wait for their number.) The product is added to `weight.grad` in place, without a temporary.
+    epochs of the Matlab recipe, nine in ten. On the CPU those are left out. (On a GPU the host would have to wait for
+    their number.)
     """
+    if sizes.device.type != "cpu":
+        return slice(None)
+    return (sizes > NO_GRADIENT * sizes.max()).nonzero().squeeze(1)
+
+
+def add_weight_gradient(grad: Tensor, dz: Tensor, x: Tensor, dtype: torch.dtype) -> None:
+    """grad += dz^T x ([d_out, d_in], [B, d_out], [B, d_in]), multiplied in `dtype`; without a temporary in fp32."""
+    dz, x = dz.to(dtype), x.to(dtype)
+    if dtype == grad.dtype:
+        grad.addmm_(dz.T, x)
+    else:
+        grad.add_(dz.T @ x)
+
+
+class _Linear(torch.autograd.Function):
+    """F.linear, except that backward spares most of its work and memory traffic."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -31,15 +47,8 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         # Never needed in Forward-Forward training, where x is detached.
         dx = (dz.to(ctx.dtype) @ weight.to(ctx.dtype)).to(x.dtype) if ctx.needs_input_grad[0] else None
-        if dz.device.type == "cpu":
-            largest = dz.abs().amax(dim=1)  # [B]
-            cases = (largest > NO_GRADIENT * largest.max()).nonzero().squeeze(1)
-            dz, x = dz[cases], x[cases]
-        dz, x = dz.to(ctx.dtype), x.to(ctx.dtype)
+        cases = significant(dz.abs().amax(dim=1))
         if weight.grad is None:
-            return dx, (dz.T @ x).to(weight.dtype), None
-        if ctx.dtype == weight.dtype:
-            weight.grad.addmm_(dz.T, x)
-        else:
-            weight.grad.add_(dz.T @ x)
+            return dx, (dz[cases].to(ctx.dtype).T @ x[cases].to(ctx.dtype)).to(weight.dtype), None
+        add_weight_gradient(weight.grad, dz[cases], x[cases], ctx.dtype)
         return dx, None, None

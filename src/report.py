@@ -31,7 +31,10 @@ PUBLISHED_FOR = {  # experiment -> published test error in percent
     "seed_repo": "1.45 (one pass)",
 }
 # Values of a configuration that do not change what is being measured, or stand in the result as well.
-NOT_COMPARED = ("seed", "device", "precision", "data.root", "evaluation.every", "evaluation.batch_size")
+NOT_COMPARED = (
+    "seed", "device", "precision", "data.root", "training.step", "training.cuda_graph",
+    "evaluation.every", "evaluation.batch_size",
+)  # fmt: skip
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

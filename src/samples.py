@@ -32,8 +32,10 @@ def hard_negative_labels(logits: Tensor, labels: Tensor, generator: torch.Genera
     the paper says needs about a third of the epochs that uniform wrong labels need.
     """
     true_class = F.one_hot(labels, NUM_CLASSES).bool()
-    probabilities = logits.masked_fill(true_class, -torch.inf).softmax(dim=1)
-    return torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)
+    # arg-max of logit - log(Exp(1) noise) is distributed as the softmax (Gumbel-max), and a GPU need not wait for the
+    # host, as it does within torch.multinomial.
+    noise = torch.empty_like(logits).exponential_(generator=generator)
+    return (logits.masked_fill(true_class, -torch.inf) - noise.log()).argmax(dim=1)
 
 
 def uniform_negative_labels(labels: Tensor, generator: torch.Generator) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from src.cuda_graph import GraphedUpdate
 from src.data import Examples, jitter, shuffled_batches, to_unit
 from src.layers import logistic_loss
 from src.model import FFNet
@@ -29,7 +30,7 @@ def make_optimizer(
 ) -> torch.optim.SGD:
     """W <- W + eps (g - wc W) for weights, b <- b + eps g for biases, and the read-out with rates of its own.
 
-    g is the smoothed gradient of `smooth_gradients`. SGD's own momentum would not do: it does not damp the first
+    g is the smoothed gradient of `train_step`. SGD's own momentum would not do: it does not damp the first
     gradient, and it smooths the decay along with the gradient. `decay_in_momentum` asks for the latter, on biases too.
     """
     bias_decay = weight_decay if decay_in_momentum else 0.0
@@ -40,12 +41,13 @@ def make_optimizer(
     ]
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)  # g starts at zero
+    device = model.readout_weight.device
     return torch.optim.SGD(
         [
             {
                 "params": parameters,
                 "initial_lr": rate,
-                "lr": rate,
+                "lr": torch.tensor(rate, device=device),  # a tensor, so that a captured CUDA graph sees it change
                 "weight_decay": 0.0 if decay_in_momentum else decay,
                 "smoothed_decay": decay if decay_in_momentum else 0.0,
                 "gradient_momentum": momentum,
@@ -59,19 +61,19 @@ def make_optimizer(
 def set_gain(optimizer: torch.optim.SGD, value: float) -> None:
     """Every learning rate = `value` times the one it started with."""
     for group in optimizer.param_groups:
-        group["lr"] = value * group["initial_lr"]
+        group["lr"].fill_(value * group["initial_lr"])
 
 
-def smooth_gradients(optimizer: torch.optim.SGD, loss: Tensor) -> None:
-    """g <- 0.9 g + 0.1 dloss/dparameter, with g kept in `parameter.grad`, where backward adds to what is there."""
+@torch.no_grad()
+def age_gradients(optimizer: torch.optim.SGD) -> float:
+    """g <- 0.9 g, with g kept in `parameter.grad`; returns 0.1, the weight of the gradient that is yet to be added."""
     for group in optimizer.param_groups:
-        momentum = group["gradient_momentum"]
-        with torch.no_grad():
-            for parameter in group["params"]:
-                parameter.grad.mul_(momentum)
-                if group["smoothed_decay"]:
-                    parameter.grad.add_(parameter, alpha=(1 - momentum) * group["smoothed_decay"])
-    ((1 - momentum) * loss).backward()
+        momentum, decay = group["gradient_momentum"], group["smoothed_decay"]
+        gradients = [parameter.grad for parameter in group["params"]]
+        torch._foreach_mul_(gradients, momentum)
+        if decay:
+            torch._foreach_add_(gradients, group["params"], alpha=(1 - momentum) * decay)
+    return 1 - momentum
 
 
 def train_step(
@@ -99,7 +101,8 @@ def train_step(
     # Positive and negative pass: a local loss for each layer. Their sum has the gradients of the parts, because
     # no layer's loss depends on another layer's weights.
     losses, goodness_logits = model.local_losses(embed_label(images, labels), embed_label(images, negative_labels))
-    smooth_gradients(optimizer, sum(losses) + readout_loss)
+    new_share = age_gradients(optimizer)
+    (new_share * (sum(losses) + readout_loss)).backward()  # adds to g: g <- 0.9 g + 0.1 gradient
     optimizer.step()
 
     positive, negative = goodness_logits.unbind(dim=1)  # each [L, B]
@@ -120,6 +123,8 @@ def train_epochs(
     negatives: str,
     max_shift: int,
     generator: torch.Generator,
+    step: Callable[..., dict[str, Tensor]] = train_step,
+    cuda_graph: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
     """Trains for `epochs` passes over all `examples`, shuffled each time.
 
@@ -127,21 +132,36 @@ def train_epochs(
         negatives: "hard" or "uniform".
         max_shift: jitter of the images, in pixels; 0 for none.
         generator: on the examples' device; orders, jitters and draws negatives.
+        step: `train_step`, or the same update computed otherwise (src/fast.py).
+        cuda_graph: launch each update on a CUDA device as one graph.
 
     Yields:
         after each epoch, the means of `train_step`'s figures (on the device: the host need not wait).
     """
+    layers, device = len(model.layers), model.readout_weight.device
+    totals = {
+        "loss": torch.zeros(layers, device=device),
+        "pairs_ordered_wrongly": torch.zeros(layers, device=device),
+        "readout_loss": torch.zeros((), device=device),
+    }
 
     def draw_negative_labels(logits: Tensor, labels: Tensor) -> Tensor:
         if negatives == "hard":
             return hard_negative_labels(logits, labels, generator)
         return uniform_negative_labels(labels, generator)
 
+    def update(batch: Tensor) -> None:
+        images = to_unit(jitter(examples.images[batch], max_shift=max_shift, generator=generator))
+        sums = step(model, optimizer, images, examples.labels[batch], draw_negative_labels)
+        for name, total in totals.items():
+            total += sums[name]
+
+    if cuda_graph:
+        update = GraphedUpdate(update, generator)
     for epoch in range(1, epochs + 1):
         set_gain(optimizer, gain(epoch, epochs))
-        totals: dict[str, Tensor] = {}
         for batch in shuffled_batches(n=len(examples), batch_size=batch_size, generator=generator):
-            images = jitter(examples.images[batch], max_shift=max_shift, generator=generator)
-            sums = train_step(model, optimizer, to_unit(images), examples.labels[batch], draw_negative_labels)
-            totals = {name: totals.get(name, 0) + value for name, value in sums.items()}
+            update(batch)
         yield {name: total / len(examples) for name, total in totals.items()}
+        for total in totals.values():
+            total.zero_()

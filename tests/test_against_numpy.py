@@ -6,11 +6,12 @@ import reference
 import torch
 from nets import BATCH, batch, optimizer_for, small_net
 
+from src import fast, train
 from src.classify import by_goodness, goodness_per_label, one_pass
 from src.layers import goodness
 from src.model import FFNet
 from src.samples import embed_neutral
-from src.train import gain, set_gain, train_step
+from src.train import gain, set_gain
 
 TINY = 1e-8
 
@@ -30,12 +31,15 @@ def assert_close(ours: torch.Tensor, theirs: np.ndarray, relative: float = 1e-5)
     assert np.abs(ours.detach().double().numpy() - theirs).max() <= relative * np.abs(theirs).max()
 
 
+@pytest.mark.parametrize("train_step", [train.train_step, fast.train_step], ids=["plain", "fast"])
 @pytest.mark.parametrize("decay_in_momentum", [False, True])
 @pytest.mark.parametrize(
     ("temperature", "peer_normalisation", "peer_momentum", "initial_mean_activity"),
     [(1.0, 0.03, 0.9, 0.5), (2.5, 0.2, 0.7, 0.3)],
 )
-def test_training_steps(decay_in_momentum, temperature, peer_normalisation, peer_momentum, initial_mean_activity):
+def test_training_steps(
+    train_step, decay_in_momentum, temperature, peer_normalisation, peer_momentum, initial_mean_activity
+):
     model = small_net(
         temperature=temperature,
         peer_normalisation=peer_normalisation,

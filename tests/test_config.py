@@ -85,6 +85,7 @@ def test_every_experiment_file_says_how_to_run_it(experiment):
         ("model.temperature=0", "model.temperature=0.0: must be above 0"),
         ("training.negatives=easy", "training.negatives=easy: must be one of hard, uniform"),
         ("model.weight_scale=fan", "model.weight_scale=fan: must be one of fan_in, fan_out"),
+        ("training.step=slow", "training.step=slow: must be one of fast, plain"),
         ("precision=fp8", "precision=fp8: must be one of auto, fp32, bf16"),
         ("device=tpu", "device=tpu: must be one of auto, cpu, cuda, mps"),
         ("data.validation_images=60000", "data.validation_images=60000: must be at least 0 and below 60000"),

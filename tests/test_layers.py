@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from nets import HIDDEN_DIMS, INPUT_DIM, batch, optimizer_for, small_net
 
+from src import fast, train
 from src.layers import FFLayer, length_normalise
 from src.linear import linear
 from src.samples import embed_label, embed_neutral
-from src.train import smooth_gradients, train_step
+from src.train import age_gradients
 
 
 def inputs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -106,7 +107,10 @@ def test_running_means_are_part_of_the_state():
         assert not torch.equal(ours.mean_activity, torch.full_like(ours.mean_activity, 0.5))
 
 
-def steps(model, device: str = "cpu", count: int = 20):
+both_steps = pytest.mark.parametrize("train_step", [train.train_step, fast.train_step], ids=["plain", "fast"])
+
+
+def steps(train_step, model, device: str = "cpu", count: int = 20):
     """`count` training steps on fresh batches with fixed negatives."""
     model = model.to(device)
     optimizer = optimizer_for(model)
@@ -116,8 +120,9 @@ def steps(model, device: str = "cpu", count: int = 20):
     return model.cpu()
 
 
-def test_bf16_products_stay_near_fp32_and_keep_fp32_weights():
-    exact, rounded = steps(small_net()), steps(small_net(matmul_dtype=torch.bfloat16))
+@both_steps
+def test_bf16_products_stay_near_fp32_and_keep_fp32_weights(train_step):
+    exact, rounded = steps(train_step, small_net()), steps(train_step, small_net(matmul_dtype=torch.bfloat16))
     for ours, theirs in zip(rounded.parameters(), exact.parameters(), strict=True):
         assert ours.dtype == ours.grad.dtype == torch.float32
         assert 0 < (ours - theirs).norm() / theirs.norm() < 0.03
@@ -125,9 +130,10 @@ def test_bf16_products_stay_near_fp32_and_keep_fp32_weights():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_cuda_agrees_with_the_cpu(dtype):
-    here = steps(small_net(matmul_dtype=dtype))
-    there = steps(small_net(matmul_dtype=dtype), device="cuda")
+@both_steps
+def test_cuda_agrees_with_the_cpu(train_step, dtype):
+    here = steps(train_step, small_net(matmul_dtype=dtype))
+    there = steps(train_step, small_net(matmul_dtype=dtype), device="cuda")
     for ours, theirs in zip(there.parameters(), here.parameters(), strict=True):
         assert (ours - theirs).norm() / theirs.norm() < (1e-4 if dtype == torch.float32 else 0.03)
 
@@ -139,6 +145,6 @@ def test_smoothing_adds_the_gradient_of_the_loss():
     optimizer = optimizer_for(model)
     layer.weight.grad.fill_(2.0)
     layer.bias.grad.fill_(2.0)
-    smooth_gradients(optimizer, 3 * layer.bias.sum())
+    (age_gradients(optimizer) * 3 * layer.bias.sum()).backward()
     assert layer.bias.grad.tolist() == pytest.approx([0.9 * 2 + 0.1 * 3] * HIDDEN_DIMS[0])
     assert layer.weight.grad.flatten().tolist() == pytest.approx([0.9 * 2] * HIDDEN_DIMS[0] * INPUT_DIM)

@@ -1,14 +1,19 @@
 """The epoch loop: every example once, the right negatives, jitter, and figures that are means over examples."""
 
+import copy
 from collections import Counter
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 from nets import optimizer_for, small_net
 
 import src.train
+from src import fast
+from src.cuda_graph import WARM_UPS, GraphedUpdate
 from src.data import Examples
-from src.layers import logistic_loss
+from src.layers import FFLayer, logistic_loss
 from src.model import FFNet
 from src.train import train_epochs, train_step
 
@@ -26,7 +31,7 @@ def net() -> FFNet:
     return small_net(784, [20, 12])
 
 
-def recorded_epochs(monkeypatch, examples: Examples, **options) -> tuple[list, list[dict[str, torch.Tensor]]]:
+def recorded_epochs(examples: Examples, **options) -> tuple[list, list[dict[str, torch.Tensor]]]:
     """What `train_step` was called with, and what the epochs yielded, with learning rates of zero."""
     calls = []
 
@@ -36,15 +41,16 @@ def recorded_epochs(monkeypatch, examples: Examples, **options) -> tuple[list, l
         calls.append((images, labels, draw(logits, labels)))
         return train_step(model, optimizer, images, labels, lambda logits, labels: (labels + 1) % 10)
 
-    monkeypatch.setattr(src.train, "train_step", recording_step)
     model = net()
     still = optimizer_for(model, learning_rate=0.0, readout_learning_rate=0.0)
-    defaults = dict(epochs=1, batch_size=BATCH, negatives="hard", max_shift=0, generator=torch.Generator())
+    defaults = dict(
+        epochs=1, batch_size=BATCH, negatives="hard", max_shift=0, generator=torch.Generator(), step=recording_step
+    )
     return calls, list(train_epochs(model, still, examples, **(defaults | options)))
 
 
-def test_an_epoch_sees_every_example_once(monkeypatch, examples):
-    calls, _ = recorded_epochs(monkeypatch, examples, epochs=2)
+def test_an_epoch_sees_every_example_once(examples):
+    calls, _ = recorded_epochs(examples, epochs=2)
     assert [len(labels) for _, labels, _ in calls] == [10, 10, 5] * 2
     for epoch in (calls[:3], calls[3:]):
         seen = torch.cat([images for images, _, _ in epoch])
@@ -53,17 +59,17 @@ def test_an_epoch_sees_every_example_once(monkeypatch, examples):
 
 
 @pytest.mark.parametrize("negatives", ["hard", "uniform"])
-def test_negatives_are_drawn_as_asked(monkeypatch, examples, negatives):
-    calls, _ = recorded_epochs(monkeypatch, examples, epochs=8, negatives=negatives)
+def test_negatives_are_drawn_as_asked(examples, negatives):
+    calls, _ = recorded_epochs(examples, epochs=8, negatives=negatives)
     offsets = Counter(
         ((wrong - labels) % 10).item() for _, batch, drawn in calls for labels, wrong in zip(batch, drawn, strict=True)
     )
     assert set(offsets) == ({1} if negatives == "hard" else set(range(1, 10)))
 
 
-def test_jitter_moves_the_images_that_are_trained_on(monkeypatch, examples):
-    still, _ = recorded_epochs(monkeypatch, examples)
-    moved, _ = recorded_epochs(monkeypatch, examples, max_shift=2)
+def test_jitter_moves_the_images_that_are_trained_on(examples):
+    still, _ = recorded_epochs(examples)
+    moved, _ = recorded_epochs(examples, max_shift=2)
 
     def sums(calls):
         return sorted(round(255 * row.sum().item()) for images, _, _ in calls for row in images)
@@ -72,9 +78,9 @@ def test_jitter_moves_the_images_that_are_trained_on(monkeypatch, examples):
     assert sum(ours != theirs for ours, theirs in zip(sums(still), sums(moved), strict=True)) > COUNT / 2
 
 
-def test_figures_are_means_over_examples(monkeypatch, examples):
+def test_figures_are_means_over_examples(examples):
     """Not over batches: the last one is smaller."""
-    calls, (figures,) = recorded_epochs(monkeypatch, examples)
+    calls, (figures,) = recorded_epochs(examples)
     model = net()
     cases = []
     for images, labels, _ in calls:
@@ -94,3 +100,98 @@ def test_learning_rates_follow_the_gain():
     optimizer = optimizer_for(small_net(), learning_rate=0.5, readout_learning_rate=0.7)
     src.train.set_gain(optimizer, 0.1)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.05, 0.07])
+
+
+def trained(examples: Examples, **options) -> tuple[FFNet, list[dict[str, torch.Tensor]]]:
+    """A net after a few epochs on the examples' device, and the epochs' figures."""
+    device = examples.labels.device
+    model = net().to(device)
+    generator = torch.Generator(device).manual_seed(0)
+    defaults = dict(epochs=4, batch_size=BATCH // 2, negatives="hard", max_shift=1, generator=generator)
+    return model, list(train_epochs(model, optimizer_for(model), examples, **(defaults | options)))
+
+
+def assert_same_training(ours: tuple, theirs: tuple) -> None:
+    for a, b in zip(ours[0].parameters(), theirs[0].parameters(), strict=True):
+        assert (a - b).norm() <= 1e-4 * b.norm()
+    for a, b in zip(ours[1], theirs[1], strict=True):
+        for name in ("loss", "readout_loss"):  # and not the pairs, of which rounding may settle a near tie otherwise
+            torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_fast_step_trains_like_the_plain_one(examples):
+    assert_same_training(trained(examples, step=fast.train_step), trained(examples, step=train_step))
+
+
+def test_a_changed_algorithm_is_told_from_the_fast_step(monkeypatch, examples):
+    model = net()
+    before = copy.deepcopy(model.state_dict())
+    arguments = (model, optimizer_for(model), examples.images[:BATCH] / 255, examples.labels[:BATCH])
+    assert fast.differs_from_plain(*arguments) is None
+    plain_loss = FFLayer.local_loss
+
+    def changed_loss(self, x):
+        loss, logits, h = plain_loss(self, x)
+        return loss + (0.01 * h.square().mean() if self is not model.layers[0] else 0), logits, h
+
+    monkeypatch.setattr(FFLayer, "local_loss", changed_loss)
+    assert fast.differs_from_plain(*arguments) in ("layers.0.weight", "layers.1.weight")
+    assert all(
+        torch.equal(value, before[name]) for name, value in model.state_dict().items()
+    )  # only copies were trained
+
+
+def test_every_batch_is_trained_on_once_whether_replayed_or_not(monkeypatch):
+    """The bookkeeping of `GraphedUpdate`, with a stand-in for the CUDA graph where there is no GPU."""
+    seen, capturing = [], []
+
+    class Graph:
+        def register_generator_state(self, generator):
+            assert generator == "generator"
+
+        def replay(self):
+            update(graphed.batch)  # what was captured, with what is in the captured tensors now
+
+    @contextmanager
+    def capture(graph):
+        capturing.append(graph)
+        yield
+        capturing.pop()
+
+    def update(batch):
+        if not capturing:  # a capture records and computes nothing
+            seen.append(batch.tolist())
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, stand_in in {
+        "CUDAGraph": Graph,
+        "graph": capture,
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": lambda stream: nullcontext(),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    graphed = GraphedUpdate(update, "generator")
+    batches = list(torch.arange(10 * (WARM_UPS + 3) + 4).split(10)) * 2  # the last of each epoch is smaller
+    for batch in batches:
+        graphed(batch)
+    assert seen == [batch.tolist() for batch in batches]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("step", [train_step, fast.train_step], ids=["plain", "fast"])
+def test_a_cuda_graph_trains_as_single_launches_do(examples, step):
+    examples = Examples(examples.images.cuda(), examples.labels.cuda())
+    assert_same_training(trained(examples, step=step, cuda_graph=True), trained(examples, step=step))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("negatives", ["hard", "uniform"])
+def test_the_host_never_waits_within_an_epoch(examples, negatives):
+    examples = Examples(examples.images.cuda(), examples.labels.cuda())
+    trained(examples)  # what is done once only may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trained(examples, negatives=negatives, step=fast.train_step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

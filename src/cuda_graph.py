@@ -1,0 +1,57 @@
+"""One training update as a CUDA graph: one launch by the host instead of hundreds."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+WARM_UPS = 3  # updates before the capture, in which libraries allocate and choose what may not be done during it
+
+
+class GraphedUpdate:
+    """`update(batch)`, captured at one of its first calls and replayed from then on.
+
+    A batch of another size than the first one's, as the last of an epoch may be, is not replayed but computed.
+
+    Args:
+        update: works in place, on tensors that stay where they are; never waits for the host.
+        generator: what `update` draws from, on the CUDA device.
+    """
+
+    def __init__(self, update: Callable[[Tensor], None], generator: torch.Generator):
+        self.update = update
+        self.generator = generator
+        self.batch: Tensor | None = None  # where the graph reads the indices of its examples
+        self.warm_ups = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, batch: Tensor) -> None:
+        if self.batch is None:
+            self.batch = batch.clone()
+        if batch.shape != self.batch.shape:
+            self.update(batch)
+            return
+        self.batch.copy_(batch)
+        if self.warm_ups < WARM_UPS:
+            self.warm_ups += 1
+            self._on_side_stream()
+            return
+        if self.graph is None:
+            self.graph = self._capture()
+        self.graph.replay()
+
+    def _on_side_stream(self) -> None:
+        """A real update, on a stream of its own as capturing demands of what precedes it."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.update(self.batch)
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        """Records an update without doing it."""
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.generator)
+        with torch.cuda.graph(graph):
+            self.update(self.batch)
+        return graph
