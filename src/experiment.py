@@ -47,15 +47,7 @@ def run(config: Config, out_dir: Path) -> dict[str, Any]:
     log.info(f"{config.name}: training on {len(train)} images, {describe(device)}, {precision}; run in {out_dir}")
 
     model = build_model(config, PRECISIONS[precision]).to(device)
-    optimizer = make_optimizer(
-        model,
-        learning_rate=config.training.learning_rate,
-        weight_decay=config.training.weight_decay,
-        readout_learning_rate=config.training.readout_learning_rate,
-        readout_weight_decay=config.training.readout_weight_decay,
-        momentum=config.training.momentum,
-        decay_in_momentum=config.training.decay_in_momentum,
-    )
+    optimizer = build_optimizer(config, model)
     step = train_step
     if config.training.step == "fast":
         sample = slice(config.training.batch_size)
@@ -139,4 +131,17 @@ def build_model(config: Config, matmul_dtype: torch.dtype) -> FFNet:
         peer_normalisation=config.model.peer_normalisation,
         peer_momentum=config.model.peer_momentum,
         initial_mean_activity=config.model.initial_mean_activity,
+    )
+
+
+def build_optimizer(config: Config, model: FFNet) -> torch.optim.SGD:
+    """The optimiser of `config.training`, for a model that is on its device already."""
+    return make_optimizer(
+        model,
+        learning_rate=config.training.learning_rate,
+        weight_decay=config.training.weight_decay,
+        readout_learning_rate=config.training.readout_learning_rate,
+        readout_weight_decay=config.training.readout_weight_decay,
+        momentum=config.training.momentum,
+        decay_in_momentum=config.training.decay_in_momentum,
     )

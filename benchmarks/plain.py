@@ -1,0 +1,82 @@
+"""The plain way to write Forward-Forward training, to compare with: what most public implementations do.
+
+A data set writes the labels into one image at a time, a data loader stacks them, and autograd differentiates the sum of
+all layers' losses in fp32. Negatives are uniform.
+"""
+
+import time
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from src.data import Examples
+
+
+class LabelledImages(Dataset):
+    """Each image three times: with its true label, with a wrong one, and with the neutral code."""
+
+    def __init__(self, examples: Examples):
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        image = self.examples.images[index].float() / 255
+        label = self.examples.labels[index]
+        wrong = (label + torch.randint(1, 10, ())) % 10
+        positive, negative, neutral = image.clone(), image.clone(), image.clone()
+        positive[:10] = F.one_hot(label, 10).float()
+        negative[:10] = F.one_hot(wrong, 10).float()
+        neutral[:10] = 0.1
+        return positive, negative, neutral, label
+
+
+class PlainNet(nn.Module):
+    """Layers and read-out of the same sizes."""
+
+    def __init__(self, dims: list[int]):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
+        self.readout = nn.Linear(sum(dims[2:]), 10, bias=False)
+
+    @staticmethod
+    def normalise(x: Tensor) -> Tensor:
+        return x / (x.square().mean(dim=1, keepdim=True).sqrt() + 1e-8)
+
+    def loss(self, positive: Tensor, negative: Tensor, neutral: Tensor, labels: Tensor) -> Tensor:
+        """The sum of the layers' losses and the read-out's cross-entropy."""
+        total, features = torch.zeros((), device=labels.device), []
+        for layer in self.layers:
+            positive, negative, neutral = (
+                F.relu(layer(self.normalise(x.detach()))) for x in (positive, negative, neutral)
+            )
+            logits = torch.cat([h.square().sum(dim=1) - h.shape[1] for h in (positive, negative)])
+            targets = torch.cat([torch.ones_like(labels), torch.zeros_like(labels)]).float()
+            total = total + F.binary_cross_entropy_with_logits(logits, targets)
+            features.append(self.normalise(neutral).detach())
+        return total + F.cross_entropy(self.readout(torch.cat(features[1:], dim=1)), labels)
+
+
+def seconds_per_image(
+    examples: Examples, dims: list[int], *, batch_size: int, images: int, workers: int, device: torch.device
+) -> float:
+    """Of training on `images` examples, after a few batches that do not count."""
+    model = PlainNet(dims).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=3e-4)
+    loader = DataLoader(LabelledImages(examples), batch_size=batch_size, shuffle=True, num_workers=workers)
+    warm_up, count = 3, images // batch_size
+    for index, batch in enumerate(loader):
+        if index == warm_up:
+            started = time.perf_counter()
+        optimizer.zero_grad()
+        model.loss(*(part.to(device) for part in batch)).backward()
+        optimizer.step()
+        if index == warm_up + count - 1:
+            break
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / (count * batch_size)

@@ -1,0 +1,382 @@
+"""How fast training is on this machine, beside what its matrix products alone would take.
+
+    python -m benchmarks.speed                  measures, and writes results/speed/HARDWARE.json
+    python -m benchmarks.speed --growth         also how time grows with width, depth, batch size and threads
+    python -m benchmarks.speed --show FILE...   prints the tables of what was measured before
+
+Nominal work: a step multiplies 5 B rows by every weight (B neutral, B positive and B negative cases forward, 2 B cases
+for the gradient), 2 floating-point operations (FLOP) each. What a step need not do of that counts as done, so a share
+above 100 % is possible.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+
+from benchmarks.plain import seconds_per_image
+from src import fast, train
+from src.checkpoint import write_atomically
+from src.classify import goodness_per_label
+from src.config import Config, load
+from src.data import SIDE, Examples, load_mnist, to_unit
+from src.device import PRECISIONS, describe, resolve_device, resolve_precision, synchronise
+from src.experiment import build_model, build_optimizer
+from src.report import CONFIGS, markdown, net_name
+from src.runlog import provenance
+from src.samples import NUM_CLASSES
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NETS = {"matlab": [1000] * 3, "paper": [2000] * 4}
+STEPS = {"fast": fast.train_step, "plain": train.train_step}
+GROWTH_IMAGES = 3000
+KINDS = {  # of work -> the operators that do it
+    "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_"),
+    "updates": ("aten::_fused_sgd_", "aten::mul_", "aten::_foreach_mul_", "aten::lerp_"),
+    "casts": ("aten::copy_", "aten::_to_copy"),
+    "sampling": ("aten::exponential_", "aten::log", "aten::argmax", "aten::randperm"),
+}
+
+
+def composed(*overrides: str) -> Config:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return load(compose("config", overrides=list(overrides)))
+
+
+def weights(dims: list[int]) -> int:
+    """Of the hidden layers; the read-out's are under 1 % more."""
+    return sum(a * b for a, b in pairwise([SIDE * SIDE, *dims]))
+
+
+def step_flop(dims: list[int], batch_size: int) -> int:
+    return 2 * 5 * batch_size * weights(dims)
+
+
+def median_seconds(work: Callable[[], Any], device: torch.device, repeats: int = 7, at_least: float = 0.2) -> float:
+    """Of one call: the median over `repeats` rounds of `at_least` seconds each."""
+    work()
+    synchronise(device)
+    started = time.perf_counter()
+    work()
+    synchronise(device)
+    calls = max(1, round(at_least / (time.perf_counter() - started)))
+    rounds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        for _ in range(calls):
+            work()
+        synchronise(device)
+        rounds.append((time.perf_counter() - started) / calls)
+    return statistics.median(rounds)
+
+
+def products_rate(dims: list[int], batch_size: int, dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of a step's matrix products with nothing between them, each of its own nominal shape."""
+    shapes = list(pairwise([SIDE * SIDE, *dims]))
+    work = []
+    for d_in, d_out in shapes:
+        weight = torch.randn(d_out, d_in, device=device, dtype=dtype)
+        one, two = (torch.randn(rows, d_in, device=device, dtype=dtype) for rows in (batch_size, 2 * batch_size))
+        dz = torch.randn(2 * batch_size, d_out, device=device, dtype=dtype)
+        work.append((one, two, dz, weight, torch.empty_like(weight)))
+
+    def products() -> None:
+        for one, two, dz, weight, gradient in work:
+            F.linear(one, weight)
+            F.linear(two, weight)
+            torch.mm(dz.T, two, out=gradient)
+
+    return step_flop(dims, batch_size) / median_seconds(products, device)
+
+
+class Training:
+    """A net of `dims` on `examples`, ready to train epoch after epoch at the full rate."""
+
+    def __init__(
+        self,
+        examples: Examples,
+        dims: list[int],
+        *,
+        precision: str,
+        device: torch.device,
+        batch_size: int = 100,
+        step: str = "fast",
+        cuda_graph: bool = True,
+    ):
+        config = composed(f"model.hidden_dims={dims}")
+        self.model = build_model(config, PRECISIONS[precision]).to(device)
+        self.device = device
+        self.epochs = train.train_epochs(
+            self.model,
+            build_optimizer(config, self.model),
+            examples,
+            epochs=1000,
+            batch_size=batch_size,
+            negatives="hard",
+            max_shift=0,
+            generator=torch.Generator(device).manual_seed(0),
+            step=STEPS[step],
+            cuda_graph=cuda_graph and device.type == "cuda",
+        )
+
+    def epoch_seconds(self) -> float:
+        synchronise(self.device)
+        started = time.perf_counter()
+        next(self.epochs)
+        synchronise(self.device)
+        return time.perf_counter() - started
+
+
+def profile(training: Training) -> dict[str, float]:
+    """Milliseconds of an epoch's steps by kind of work; what no operator accounts for is Python and waiting."""
+    from torch.profiler import ProfilerActivity
+
+    cuda = training.device.type == "cuda"
+    activities = [ProfilerActivity.CUDA] if cuda else []
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU, *activities]) as profiler:
+        seconds = training.epoch_seconds()
+    kind_of = {operator: kind for kind, operators in KINDS.items() for operator in operators}
+    milliseconds = defaultdict(float, dict.fromkeys([*KINDS, "elementwise and other"], 0.0))
+    for event in profiler.key_averages():
+        own = event.self_device_time_total if cuda else event.self_cpu_time_total
+        if event.key.startswith("aten::"):
+            milliseconds[kind_of.get(event.key, "elementwise and other")] += own / 1000
+    milliseconds["Python and waiting"] = 1000 * seconds - sum(milliseconds.values())
+    return dict(milliseconds)
+
+
+def subset(examples: Examples, count: int) -> Examples:
+    return Examples(examples.images[:count], examples.labels[:count])
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def measure_net(
+    name: str, examples: Examples, test: Examples, precision: str, device: torch.device, epochs: int
+) -> dict[str, Any]:
+    """Everything about one net at batch size 100."""
+    dims, dtype = NETS[name], PRECISIONS[precision]
+    say(f"{net_name(dims)}, {precision}: matrix products")
+    rate = products_rate(dims, 100, dtype, device)
+    result: dict[str, Any] = {"net": net_name(dims), "precision": precision, "products_gflops": rate / 1e9}
+    result["floor_seconds"] = len(examples) / 100 * step_flop(dims, 100) / rate
+    say(f"  {rate / 1e9:.0f} GFLOP/s; {epochs} epochs of {len(examples)} images")
+    training = Training(examples, dims, precision=precision, device=device)
+    result["epoch_seconds"] = []
+    for _ in range(epochs):
+        result["epoch_seconds"].append(training.epoch_seconds())
+        say(f"  {result['epoch_seconds'][-1]:.2f} s")
+    say("  the autograd step")
+    part = subset(examples, len(examples) // 5)
+    for step, graph in (("plain", True), *([("fast", False), ("plain", False)] if device.type == "cuda" else [])):
+        other = Training(part, dims, precision=precision, device=device, step=step, cuda_graph=graph)
+        fast_part = Training(part, dims, precision=precision, device=device)
+        pairs = [(other.epoch_seconds(), fast_part.epoch_seconds()) for _ in range(3)]
+        label = f"{step}{'' if graph else ', no graph'}"
+        result.setdefault("time_over_fast", {})[label] = statistics.median(a / b for a, b in pairs)
+    say("  classification by goodness")
+    images = to_unit(test.images)
+    seconds = median_seconds(
+        lambda: [goodness_per_label(training.model, part) for part in images.split(1000)], device, 3, at_least=0
+    )
+    result["classification_seconds"] = seconds
+    result["classification_gflops"] = 2 * NUM_CLASSES * len(images) * weights(dims) / seconds / 1e9
+    say("  profile")
+    short = Training(subset(examples, 12_000), dims, precision=precision, device=device, cuda_graph=False)
+    short.model.load_state_dict(training.model.state_dict())
+    short.epoch_seconds()
+    result["profile_milliseconds"] = profile(short)
+    return result
+
+
+def measure_plain_way(examples: Examples, device: torch.device) -> dict[str, float]:
+    """Seconds per image of the plain way at 3 x 1000, with and without loader processes."""
+    dims = [SIDE * SIDE, *NETS["matlab"]]
+    host = Examples(examples.images.cpu(), examples.labels.cpu())
+    return {
+        f"{workers} loader processes": seconds_per_image(
+            host, dims, batch_size=100, images=6000, workers=workers, device=device
+        )
+        for workers in (0, os.cpu_count() or 1)
+    }
+
+
+def measure_process(root: str, device: torch.device) -> dict[str, float]:
+    """Seconds from `python -m main` to its first step, and the peak memory (GB) of two epochs of the default run."""
+    with tempfile.TemporaryDirectory() as folder:
+
+        def start(name: str, *overrides: str) -> subprocess.Popen:
+            command = [
+                sys.executable, "-m", "main", f"hydra.run.dir={folder}/{name}", f"data.root={root}",
+                f"device={device.type}", *overrides,
+            ]  # fmt: skip
+            return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+
+        starts = []
+        for repeat in range(3):
+            started = time.perf_counter()
+            one_step = ("data.validation_images=59900", "evaluation.every=0", "training.epochs=1")
+            with start(f"start{repeat}", *one_step) as process:
+                next(line for line in process.stdout if line.startswith("epoch 1/"))
+                starts.append(time.perf_counter() - started)
+                process.stdout.read()
+        with start("memory", "training.epochs=2", "evaluation.every=1") as process:
+            process.stdout.read()
+            _, _, usage = os.wait4(process.pid, 0)
+            process.returncode = 0
+    return {"first_step_seconds": statistics.median(starts), "peak_resident_gb": usage.ru_maxrss / 1e6}
+
+
+def measure_growth(examples: Examples, precision: str, device: torch.device) -> list[dict[str, Any]]:
+    """First-epoch speed, before any gradient has vanished, as one thing is varied around 3 x 1000 at batch size 100."""
+    threads = torch.get_num_threads()
+    variants = [
+        *(("width", {"dims": [width] * 3}) for width in (250, 500, 1000, 2000, 4000)),
+        *(("depth", {"dims": [1000] * depth}) for depth in range(2, 7)),
+        *(("batch size", {"batch_size": size}) for size in (50, 100, 200, 400, 800, 1600)),
+        *(("threads", {"threads": count}) for count in range(1, threads + 1) if device.type == "cpu"),
+    ]
+    rows = []
+    for varied, variant in variants:
+        settings = {"dims": [1000] * 3, "batch_size": 100, "threads": threads} | variant
+        dims, batch_size = settings["dims"], settings["batch_size"]
+        torch.set_num_threads(settings["threads"])
+        part = subset(examples, max(GROWTH_IMAGES, 4 * batch_size))
+        rate = products_rate(dims, batch_size, PRECISIONS[precision], device)
+        Training(part, dims, precision=precision, device=device, batch_size=batch_size).epoch_seconds()  # warm-up
+        training = Training(part, dims, precision=precision, device=device, batch_size=batch_size)
+        seconds = training.epoch_seconds() / len(part)
+        rows.append(
+            {
+                "varied": varied,
+                "net": net_name(dims),
+                "batch_size": batch_size,
+                "threads": settings["threads"],
+                "products_gflops": rate / 1e9,
+                "seconds_per_60000": 60_000 * seconds,
+                "share": step_flop(dims, batch_size) / batch_size / seconds / rate,
+            }
+        )
+        say(f"{varied}: {net_name(dims)}, batch {batch_size}: {rows[-1]['seconds_per_60000']:.1f} s per 60,000")
+    torch.set_num_threads(threads)
+    return rows
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    device = resolve_device(arguments.device)
+    precision = resolve_precision("auto", device)
+    examples, _, test = load_mnist(root=arguments.data_root, device=device, validation_images=0)
+    result: dict[str, Any] = {"hardware": describe(device), "device": device.type, "precision": precision}
+    result |= provenance()
+    result["process"] = measure_process(arguments.data_root, device)
+    result["nets"] = [measure_net(name, examples, test, precision, device, arguments.epochs) for name in NETS]
+    result["products_gflops"] = {
+        name: {net: products_rate(dims, 100, dtype, device) / 1e9 for net, dims in NETS.items()}
+        for name, dtype in PRECISIONS.items()
+    }
+    say("the plain way")
+    result["plain_seconds_per_image"] = measure_plain_way(examples, device)
+    if arguments.growth:
+        result["growth"] = measure_growth(examples, precision, device)
+    return result
+
+
+def tables(result: dict[str, Any]) -> str:
+    """The figures of one machine as Markdown."""
+    nets = result["nets"]
+    speed = markdown(
+        [
+            "net", "matrix products", "floor of an epoch", "first epoch", f"epoch {len(nets[0]['epoch_seconds'])}",
+            "share of the products' rate", "autograd step takes", "classification by goodness",
+        ],
+        [
+            [
+                net["net"],
+                f"{net['products_gflops']:,.0f} GFLOP/s {net['precision']}",
+                f"{net['floor_seconds']:.2f} s",
+                *(f"{net['epoch_seconds'][index]:.2f} s" for index in (0, -1)),
+                " to ".join(f"{net['floor_seconds'] / net['epoch_seconds'][index]:.0%}" for index in (0, -1)),
+                f"{net['time_over_fast']['plain']:.2f} x",
+                f"{net['classification_seconds']:.2f} s, {net['classification_gflops'] / net['products_gflops']:.0%}",
+            ]
+            for net in nets
+        ],
+    )  # fmt: skip
+    kinds = list(nets[0]["profile_milliseconds"])
+    shares = markdown(
+        ["where the time goes", *kinds],
+        [
+            [
+                net["net"],
+                *(
+                    f"{milliseconds / sum(net['profile_milliseconds'].values()):.0%}"
+                    for milliseconds in net["profile_milliseconds"].values()
+                ),
+            ]
+            for net in nets
+        ],
+    )
+    plain = min(result["plain_seconds_per_image"].values())
+    ours = [seconds / 60_000 for seconds in nets[0]["epoch_seconds"]]
+    lines = [
+        f"{result['hardware']}, torch {result['versions']['torch']}:",
+        speed,
+        shares,
+        f"The plain way, 3 x 1000: {60_000 * plain:.1f} s per 60,000 images, {plain / ours[0]:.1f} times the first "
+        f"epoch's time and {plain / ours[-1]:.1f} times the last one's. From `python -m main` to the first step: "
+        f"{result['process']['first_step_seconds']:.1f} s. Peak resident memory of the default run: "
+        f"{result['process']['peak_resident_gb']:.2f} GB.",
+    ]
+    if "growth" in result:
+        lines.append(
+            markdown(
+                ["varied", "net", "batch size", "threads", "GFLOP/s of the products", "s per 60,000 images", "share"],
+                [
+                    [
+                        row["varied"], row["net"], str(row["batch_size"]), str(row["threads"]),
+                        f"{row['products_gflops']:,.0f}", f"{row['seconds_per_60000']:.1f}", f"{row['share']:.0%}",
+                    ]
+                    for row in result["growth"]
+                ],
+            )
+        )  # fmt: skip
+    return "\n\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
+    parser.add_argument("--data-root", default="datasets")
+    parser.add_argument("--epochs", type=int, default=6, help="of 60,000 images to time for each net")
+    parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--show", type=Path, nargs="+", metavar="FILE")
+    arguments = parser.parse_args()
+    if arguments.show:
+        print("\n\n".join(tables(json.loads(path.read_text(encoding="utf-8"))) for path in arguments.show))
+        return
+    result = measure(arguments)
+    name = re.sub(r"[^a-z0-9]+", "_", result["hardware"].lower()).strip("_")
+    path = REPOSITORY / "results" / "speed" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
+    print(tables(result))
+
+
+if __name__ == "__main__":
+    main()
