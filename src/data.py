@@ -231,9 +231,11 @@ def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> Ite
 def jitter(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
     """Each image [B, 784] moved by its own (dy, dx), uniform over the integers of [-max_shift, max_shift]^2.
 
-    Two pixels make the 25 shifts of section 3.3. Vacated pixels are zero; the result is a new tensor of the
-    images' dtype on their device. A generator on that device spares a host-to-device copy per call.
+    Two pixels make the 25 shifts of section 3.3. Vacated pixels are zero. A generator on the images' device spares a
+    host-to-device copy per call.
     """
+    if max_shift == 0:
+        return images
     count, k = len(images), max_shift
     shifts = torch.randint(-k, k + 1, (2, count, 1), generator=generator, device=generator.device)
     padded = F.pad(images.view(count, SIDE, SIDE), (k, k, k, k))  # [B, 28 + 2k, 28 + 2k]
