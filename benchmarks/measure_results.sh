@@ -18,6 +18,11 @@ measure() { # FOLDER OVERRIDE...
 
 for seed in 0 1 2 3 4; do
     measure "quick/seed$seed" experiment=quick seed="$seed"
+    measure "fast/seed$seed" experiment=fast seed="$seed"
+    for precision in fp32 bf16; do
+        measure "matlab_20_$precision/seed$seed" name=matlab_20 training.epochs=20 evaluation.every=0 \
+            precision="$precision" seed="$seed"
+    done
 done
 for seed in $seeds; do
     measure "matlab_60000/seed$seed" data.validation_images=0 seed="$seed"
