@@ -26,17 +26,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
 
 from benchmarks.plain import seconds_per_image
 from src import fast, train
 from src.checkpoint import write_atomically
 from src.classify import goodness_per_label
-from src.config import Config, load
+from src.config import composed, load
 from src.data import SIDE, Examples, load_mnist, to_unit
 from src.device import PRECISIONS, describe, resolve_device, resolve_precision, synchronise
 from src.experiment import build_model, build_optimizer
-from src.report import CONFIGS, markdown, net_name
+from src.report import markdown, net_name
 from src.runlog import provenance
 from src.samples import NUM_CLASSES
 
@@ -50,11 +49,6 @@ KINDS = {  # of work -> the operators that do it
     "casts": ("aten::copy_", "aten::_to_copy"),
     "sampling": ("aten::exponential_", "aten::log", "aten::argmax", "aten::randperm"),
 }
-
-
-def composed(*overrides: str) -> Config:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return load(compose("config", overrides=list(overrides)))
 
 
 def weights(dims: list[int]) -> int:
@@ -117,7 +111,7 @@ class Training:
         step: str = "fast",
         cuda_graph: bool = True,
     ):
-        config = composed(f"model.hidden_dims={dims}")
+        config = load(composed(f"model.hidden_dims={dims}"))
         self.model = build_model(config, PRECISIONS[precision]).to(device)
         self.device = device
         self.epochs = train.train_epochs(

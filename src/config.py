@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -16,6 +18,8 @@ from yaml import YAMLError
 
 from src.data import SIDE, TRAINING_FILE_IMAGES, DataError
 from src.device import PRECISIONS, resolve_device
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 # Hydra prints its errors at length, unless this variable makes it hand them on to `one_line_errors`.
 SHOW_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -139,6 +143,12 @@ class Config:
 
 
 ConfigStore.instance().store(name="schema", node=Config)
+
+
+def composed(*overrides: str) -> DictConfig:
+    """What `python -m main OVERRIDE...` gets from Hydra, for `load` to check."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
 
 
 def load(values: DictConfig) -> Config:

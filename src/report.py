@@ -8,14 +8,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-import src.config  # noqa: F401  registers the schema that the experiment files are composed with
+from src.config import composed
 from src.runlog import clock
-
-CONFIGS = Path(__file__).parent.parent.resolve() / "configs"
 
 # What others published, as (what, net, epochs, error by goodness, error in one pass); test errors in percent.
 PUBLISHED = [
@@ -99,11 +96,10 @@ def compared_values(config: DictConfig) -> dict[str, Any]:
 
 def is_as_published(config: DictConfig) -> bool:
     """Whether `config` has the values of the experiment it is named after, whichever images it trains on."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        try:
-            published = compared_values(compose("config", overrides=[f"experiment={config.name}"]))
-        except MissingConfigException:  # a name of the user's own
-            return False
+    try:
+        published = compared_values(composed(f"experiment={config.name}"))
+    except MissingConfigException:  # a name of the user's own
+        return False
     values = compared_values(config)
     return all(values[key] == published[key] for key in values.keys() & published.keys() - {"data.validation_images"})
 

@@ -2,22 +2,19 @@
 
 import copy
 import math
-from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.config import USER_ERRORS, Config, explain, load
+import src.config
+from src.config import CONFIGS, USER_ERRORS, Config, explain, load
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 
 
 def composed(*overrides: str) -> Config:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return load(compose("config", overrides=list(overrides)))
+    return load(src.config.composed(*overrides))
 
 
 def refusal(*overrides: str) -> str:
@@ -120,8 +117,7 @@ def test_a_missing_device_is_refused(monkeypatch):
     assert "device=cuda: this torch finds no CUDA device" in refusal("device=cuda")
 
 
-with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-    DEFAULTS = compose("config")
+DEFAULTS = src.config.composed()
 
 
 @settings(max_examples=100, deadline=None)

@@ -8,11 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from nets import optimizer_for, small_net
+from test_config import composed
 
 import src.train
 from src import fast
+from src.config import ConfigError
 from src.cuda_graph import WARM_UPS, GraphedUpdate
 from src.data import Examples
+from src.experiment import run
 from src.layers import FFLayer, logistic_loss
 from src.model import FFNet
 from src.train import train_epochs, train_step
@@ -139,6 +142,14 @@ def test_a_changed_algorithm_is_told_from_the_fast_step(monkeypatch, examples):
     assert all(
         torch.equal(value, before[name]) for name, value in model.state_dict().items()
     )  # only copies were trained
+
+
+def test_a_run_refuses_to_measure_the_old_algorithm(monkeypatch, tmp_path, mnist_root):
+    plain_logit = FFLayer.logit
+    monkeypatch.setattr(FFLayer, "logit", lambda self, h: 0.5 * plain_logit(self, h))
+    config = composed("model.hidden_dims=[8,8]", f"data.root={mnist_root}", "device=cpu")
+    with pytest.raises(ConfigError, match=r"training\.step=plain"):
+        run(config, tmp_path)
 
 
 def test_every_batch_is_trained_on_once_whether_replayed_or_not(monkeypatch):
