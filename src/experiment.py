@@ -54,8 +54,8 @@ def run(config: Config, out_dir: Path) -> dict[str, Any]:
         differing = fast.differs_from_plain(model, optimizer, to_unit(train.images[sample]), train.labels[sample])
         if differing:
             raise ConfigError(
-                f"training.step=fast: src/fast.py computes another gradient for {differing} than src/train.py and "
-                "src/layers.py; use training.step=plain, or change src/fast.py too"
+                f"training.step=fast: src/fast.py does not do what src/train.py and src/layers.py say ({differing} "
+                "differs); use training.step=plain, or change src/fast.py too"
             )
         step = fast.train_step
     epochs = config.training.epochs

@@ -12,15 +12,13 @@ def linear(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     return _Linear.apply(x, weight, dtype)
 
 
-def significant(sizes: Tensor) -> Tensor | slice:
-    """Which cases count in a weight gradient, given the sizes of their derivatives ([B]): indices, or all of them.
+def significant(sizes: Tensor) -> Tensor:
+    """Indices of the cases that count in a weight gradient, given the sizes of their derivatives ([B]).
 
     Most cases are soon far on their side of the threshold, where p is 1 or 0 and the derivative vanishes: after five
-    epochs of the Matlab recipe, nine in ten. On the CPU those are left out. (On a GPU the host would have to wait for
-    their number.)
+    epochs of the Matlab recipe, nine in ten. Leaving them out pays on the CPU; on a GPU the host would have to wait for
+    their number.
     """
-    if sizes.device.type != "cpu":
-        return slice(None)
     return (sizes > NO_GRADIENT * sizes.max()).nonzero().squeeze(1)
 
 
@@ -47,8 +45,10 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         # Never needed in Forward-Forward training, where x is detached.
         dx = (dz.to(ctx.dtype) @ weight.to(ctx.dtype)).to(x.dtype) if ctx.needs_input_grad[0] else None
-        cases = significant(dz.abs().amax(dim=1))
+        if dz.device.type == "cpu":
+            cases = significant(dz.abs().amax(dim=1))
+            dz, x = dz[cases], x[cases]
         if weight.grad is None:
-            return dx, (dz[cases].to(ctx.dtype).T @ x[cases].to(ctx.dtype)).to(weight.dtype), None
-        add_weight_gradient(weight.grad, dz[cases], x[cases], ctx.dtype)
+            return dx, (dz.to(ctx.dtype).T @ x.to(ctx.dtype)).to(weight.dtype), None
+        add_weight_gradient(weight.grad, dz, x, ctx.dtype)
         return dx, None, None

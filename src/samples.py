@@ -35,7 +35,7 @@ def hard_negative_labels(logits: Tensor, labels: Tensor, generator: torch.Genera
     # arg-max of logit - log(Exp(1) noise) is distributed as the softmax (Gumbel-max), and a GPU need not wait for the
     # host, as it does within torch.multinomial.
     noise = torch.empty_like(logits).exponential_(generator=generator)
-    return (logits.masked_fill(true_class, -torch.inf) - noise.log()).argmax(dim=1)
+    return (logits - noise.log()).masked_fill(true_class, -torch.inf).argmax(dim=1)
 
 
 def uniform_negative_labels(labels: Tensor, generator: torch.Generator) -> Tensor:
