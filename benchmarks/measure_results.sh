@@ -19,7 +19,7 @@ measure() { # FOLDER OVERRIDE...
 for seed in 0 1 2 3 4; do
     measure "quick/seed$seed" experiment=quick seed="$seed"
     measure "fast/seed$seed" experiment=fast seed="$seed"
-    for precision in fp32 bf16; do
+    for precision in fp32 bf16; do # does the precision of the products move the result?
         measure "matlab_20_$precision/seed$seed" name=matlab_20 training.epochs=20 evaluation.every=0 \
             precision="$precision" seed="$seed"
     done

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from src.data import Examples
+from src.device import synchronise
 
 
 class LabelledImages(Dataset):
@@ -71,12 +72,12 @@ def seconds_per_image(
     warm_up, count = 3, images // batch_size
     for index, batch in enumerate(loader):
         if index == warm_up:
+            synchronise(device)
             started = time.perf_counter()
         optimizer.zero_grad()
         model.loss(*(part.to(device) for part in batch)).backward()
         optimizer.step()
         if index == warm_up + count - 1:
             break
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronise(device)
     return (time.perf_counter() - started) / (count * batch_size)

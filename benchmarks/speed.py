@@ -5,8 +5,9 @@
     python -m benchmarks.speed --show FILE...   prints the tables of what was measured before
 
 Nominal work: a step multiplies 5 B rows by every weight (B neutral, B positive and B negative cases forward, 2 B cases
-for the gradient), 2 floating-point operations (FLOP) each. What a step need not do of that counts as done, so a share
-above 100 % is possible.
+for the gradient), 2 floating-point operations (FLOP) each. What a step need not do of that counts as done (cases
+without a gradient; the image's part of the first layer's product, which three passes share), so a share above 100 % is
+possible.
 """
 
 import argparse
@@ -45,8 +46,8 @@ STEPS = {"fast": fast.train_step, "plain": train.train_step}
 GROWTH_IMAGES = 3000
 KINDS = {  # of work -> the operators that do it
     "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_"),
-    "updates": ("aten::_fused_sgd_", "aten::mul_", "aten::_foreach_mul_", "aten::lerp_"),
-    "casts": ("aten::copy_", "aten::_to_copy"),
+    "updates": ("aten::_fused_sgd_", "aten::mul_", "aten::add_", "aten::_foreach_mul_", "aten::lerp_"),
+    "casts and copies": ("aten::copy_", "aten::_to_copy"),
     "sampling": ("aten::exponential_", "aten::log", "aten::argmax", "aten::randperm"),
 }
 
@@ -94,6 +95,13 @@ def products_rate(dims: list[int], batch_size: int, dtype: torch.dtype, device: 
             F.linear(two, weight)
             torch.mm(dz.T, two, out=gradient)
 
+    if device.type == "cuda":  # else the launches would be measured
+        products()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            products()
+        products = graph.replay
+
     return step_flop(dims, batch_size) / median_seconds(products, device)
 
 
@@ -136,7 +144,7 @@ class Training:
 
 
 def profile(training: Training) -> dict[str, float]:
-    """Milliseconds of an epoch's steps by kind of work; what no operator accounts for is Python and waiting."""
+    """Milliseconds of an epoch by kind of work; what no operator accounts for is Python, waiting and the profiler."""
     from torch.profiler import ProfilerActivity
 
     cuda = training.device.type == "cuda"
@@ -149,7 +157,7 @@ def profile(training: Training) -> dict[str, float]:
         own = event.self_device_time_total if cuda else event.self_cpu_time_total
         if event.key.startswith("aten::"):
             milliseconds[kind_of.get(event.key, "elementwise and other")] += own / 1000
-    milliseconds["Python and waiting"] = 1000 * seconds - sum(milliseconds.values())
+    milliseconds["Python, waiting"] = 1000 * seconds - sum(milliseconds.values())
     return dict(milliseconds)
 
 
@@ -169,7 +177,7 @@ def measure_net(
     say(f"{net_name(dims)}, {precision}: matrix products")
     rate = products_rate(dims, 100, dtype, device)
     result: dict[str, Any] = {"net": net_name(dims), "precision": precision, "products_gflops": rate / 1e9}
-    result["floor_seconds"] = len(examples) / 100 * step_flop(dims, 100) / rate
+    result["products_seconds"] = len(examples) / 100 * step_flop(dims, 100) / rate
     say(f"  {rate / 1e9:.0f} GFLOP/s; {epochs} epochs of {len(examples)} images")
     training = Training(examples, dims, precision=precision, device=device)
     result["epoch_seconds"] = []
@@ -192,6 +200,7 @@ def measure_net(
     result["classification_seconds"] = seconds
     result["classification_gflops"] = 2 * NUM_CLASSES * len(images) * weights(dims) / seconds / 1e9
     say("  profile")
+    # Without a CUDA graph, as the profiler sees single operators only.
     short = Training(subset(examples, 12_000), dims, precision=precision, device=device, cuda_graph=False)
     short.model.load_state_dict(training.model.state_dict())
     short.epoch_seconds()
@@ -232,13 +241,15 @@ def measure_process(root: str, device: torch.device) -> dict[str, float]:
                 process.stdout.read()
         with start("memory", "training.epochs=2", "evaluation.every=1") as process:
             process.stdout.read()
-            _, _, usage = os.wait4(process.pid, 0)
-            process.returncode = 0
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"error: the run for the memory ended with status {process.returncode}")
     return {"first_step_seconds": statistics.median(starts), "peak_resident_gb": usage.ru_maxrss / 1e6}
 
 
 def measure_growth(examples: Examples, precision: str, device: torch.device) -> list[dict[str, Any]]:
-    """First-epoch speed, before any gradient has vanished, as one thing is varied around 3 x 1000 at batch size 100."""
+    """Speed of a short second epoch, as one thing is varied around 3 x 1000 at batch size 100."""
     threads = torch.get_num_threads()
     variants = [
         *(("width", {"dims": [width] * 3}) for width in (250, 500, 1000, 2000, 4000)),
@@ -251,10 +262,10 @@ def measure_growth(examples: Examples, precision: str, device: torch.device) -> 
         settings = {"dims": [1000] * 3, "batch_size": 100, "threads": threads} | variant
         dims, batch_size = settings["dims"], settings["batch_size"]
         torch.set_num_threads(settings["threads"])
-        part = subset(examples, max(GROWTH_IMAGES, 4 * batch_size))
+        part = subset(examples, max(GROWTH_IMAGES, 10 * batch_size))
         rate = products_rate(dims, batch_size, PRECISIONS[precision], device)
-        Training(part, dims, precision=precision, device=device, batch_size=batch_size).epoch_seconds()  # warm-up
         training = Training(part, dims, precision=precision, device=device, batch_size=batch_size)
+        training.epoch_seconds()
         seconds = training.epoch_seconds() / len(part)
         rows.append(
             {
@@ -294,24 +305,24 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def tables(result: dict[str, Any]) -> str:
     """The figures of one machine as Markdown."""
     nets = result["nets"]
+    header = ["net", "matrix products", "nominal time of an epoch", "first epoch"]
+    header += [f"epoch {len(nets[0]['epoch_seconds'])}", "share", "autograd step (first epochs)"]
     speed = markdown(
-        [
-            "net", "matrix products", "floor of an epoch", "first epoch", f"epoch {len(nets[0]['epoch_seconds'])}",
-            "share of the products' rate", "autograd step takes", "classification by goodness",
-        ],
+        [*header, "classification by goodness"],
         [
             [
                 net["net"],
                 f"{net['products_gflops']:,.0f} GFLOP/s {net['precision']}",
-                f"{net['floor_seconds']:.2f} s",
+                f"{net['products_seconds']:.2f} s",
                 *(f"{net['epoch_seconds'][index]:.2f} s" for index in (0, -1)),
-                " to ".join(f"{net['floor_seconds'] / net['epoch_seconds'][index]:.0%}" for index in (0, -1)),
+                " to ".join(f"{net['products_seconds'] / net['epoch_seconds'][index]:.0%}" for index in (0, -1)),
                 f"{net['time_over_fast']['plain']:.2f} x",
-                f"{net['classification_seconds']:.2f} s, {net['classification_gflops'] / net['products_gflops']:.0%}",
+                f"{net['classification_seconds']:.2f} s, "
+                f"{net['classification_gflops'] / net['products_gflops']:.0%} of the rate",
             ]
             for net in nets
         ],
-    )  # fmt: skip
+    )
     kinds = list(nets[0]["profile_milliseconds"])
     shares = markdown(
         ["where the time goes", *kinds],
@@ -326,17 +337,27 @@ def tables(result: dict[str, Any]) -> str:
             for net in nets
         ],
     )
+    products = result["products_gflops"].items()
     plain = min(result["plain_seconds_per_image"].values())
     ours = [seconds / 60_000 for seconds in nets[0]["epoch_seconds"]]
     lines = [
         f"{result['hardware']}, torch {result['versions']['torch']}:",
         speed,
         shares,
+        "Matrix products alone, GFLOP/s: "
+        + "; ".join(
+            f"{net_name(NETS[net])} {', '.join(f'{rates[net]:,.0f} in {precision}' for precision, rates in products)}"
+            for net in NETS
+        )
+        + ".",
         f"The plain way, 3 x 1000: {60_000 * plain:.1f} s per 60,000 images, {plain / ours[0]:.1f} times the first "
         f"epoch's time and {plain / ours[-1]:.1f} times the last one's. From `python -m main` to the first step: "
         f"{result['process']['first_step_seconds']:.1f} s. Peak resident memory of the default run: "
         f"{result['process']['peak_resident_gb']:.2f} GB.",
     ]
+    for net in nets if result["device"] == "cuda" else ():
+        others = ", ".join(f"{name} {ratio:.2f} x" for name, ratio in net["time_over_fast"].items())
+        lines.append(f"Beside the fast step in a CUDA graph, {net['net']}: {others}.")
     if "growth" in result:
         lines.append(
             markdown(
