@@ -1,11 +1,21 @@
-"""Files that are whole or not there: the trained model, and any text a run leaves behind."""
+"""Files that are whole or not there: checkpoints, the trained model, and any text a run leaves behind."""
 
 import io
 import os
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+
+from src.model import FFNet
+
+LATEST, PREVIOUS = "checkpoint.pt", "checkpoint_previous.pt"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be used. The message says which, why, and what can be done."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -26,3 +36,70 @@ def save_model(model: nn.Module, path: Path) -> None:
     buffer = io.BytesIO()
     torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, buffer)
     write_atomically(path, buffer.getvalue())
+
+
+def training_state(model: FFNet, generator: torch.Generator) -> dict[str, Any]:
+    """A copy of all that the next epoch depends on: weights, biases, running means, read-out, g, generator."""
+    return {
+        "model": {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        "smoothed_gradients": {name: parameter.grad.clone() for name, parameter in model.named_parameters()},
+        "generator": generator.get_state(),
+    }
+
+
+def restore_training_state(model: FFNet, generator: torch.Generator, state: dict[str, Any]) -> None:
+    """Puts a `training_state` back, in place.
+
+    Raises:
+        CheckpointError: it is of another architecture.
+    """
+    saved, ours = (
+        {name: list(tensor.shape) for name, tensor in tensors.items()}
+        for tensors in (state["model"], model.state_dict())
+    )
+    for name in ours | saved:
+        if saved.get(name) != ours.get(name):
+            raise CheckpointError(
+                f"the checkpoint is of another architecture: its {name} is {saved.get(name)}, not {ours.get(name)}"
+            )
+    model.load_state_dict(state["model"])
+    for name, parameter in model.named_parameters():
+        parameter.grad.copy_(state["smoothed_gradients"][name])
+    generator.set_state(state["generator"].cpu())
+
+
+def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:
+    """Writes `folder`/checkpoint.pt and keeps the one before as checkpoint_previous.pt, each whole at any moment."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    latest, link = folder / LATEST, folder / f".{PREVIOUS}.{os.getpid()}.tmp"
+    if latest.exists():
+        link.unlink(missing_ok=True)
+        link.hardlink_to(latest)
+        link.replace(folder / PREVIOUS)
+    write_atomically(latest, buffer.getvalue())
+
+
+def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
+    """The content of `folder`/checkpoint.pt with its tensors on `device`; None where there is none.
+
+    Raises:
+        CheckpointError: the file was cut short or changed, or is no checkpoint of a run.
+    """
+    path = folder / LATEST
+    if not path.exists():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load does not compare checksums
+        if damaged:
+            raise ValueError(f"{damaged} has another checksum")
+        content = torch.load(path, map_location=device, weights_only=True)
+        if content.keys() != {"epoch", "state", "metrics", "train_seconds"}:
+            raise ValueError("it holds something else")
+    except Exception as error:  # what damaged bytes raise in zipfile and torch.load is not documented
+        previous = folder / PREVIOUS
+        offer = f"; the one before may be whole: mv {previous} {path}" if previous.exists() else ""
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is damaged or not a checkpoint ({reason}){offer}") from error
+    return content

@@ -4,7 +4,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from src.data import SIDE, TRAINING_FILE_IMAGES, DataError
 from src.device import PRECISIONS, resolve_device
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+FREE_ON_RESUME = ("data.root", "training.checkpoint_every")
 
 # Hydra prints its errors at length, unless this variable makes it hand them on to `one_line_errors`.
 SHOW_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -100,6 +102,7 @@ class TrainingConfig:
     negatives: str = MISSING
     step: str = MISSING
     cuda_graph: bool = MISSING
+    checkpoint_every: int = MISSING
 
     def __post_init__(self):
         _check_number("training.epochs", self.epochs, 1)
@@ -108,6 +111,7 @@ class TrainingConfig:
             _check_number(f"training.{key}", getattr(self, key), 0)
         _check_number("training.momentum", self.momentum, 0, 1)
         _check_choice("training.negatives", self.negatives, "hard", "uniform")
+        _check_number("training.checkpoint_every", self.checkpoint_every, 0)
         _check_choice("training.step", self.step, "fast", "plain")
 
 
@@ -131,6 +135,7 @@ class Config:
     model: ModelConfig = MISSING
     training: TrainingConfig = MISSING
     evaluation: EvaluationConfig = MISSING
+    resume: str | None = None
 
     def __post_init__(self):
         _check_number("seed", self.seed, 0, 2**63)
@@ -143,6 +148,8 @@ class Config:
 
 
 ConfigStore.instance().store(name="schema", node=Config)
+# For the folders in config.yaml: a resumed run goes on in its own.
+OmegaConf.register_new_resolver("if", lambda condition, then, otherwise: then if condition else otherwise, replace=True)
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -169,12 +176,37 @@ def load(values: DictConfig) -> Config:
     return OmegaConf.to_object(values)
 
 
+def load_saved(folder: Path, values: DictConfig, overrides: Sequence[str]) -> Config:
+    """The configuration of the run in `folder`, to resume it.
+
+    Args:
+        values, overrides: Hydra's; of these, only what cannot change the result (FREE_ON_RESUME) is taken.
+
+    Raises:
+        ConfigError: there is no run, or an override would change its result.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"resume={folder}: there is no run to resume (no config.yaml)")
+    saved = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key in FREE_ON_RESUME:
+            OmegaConf.update(saved, key, OmegaConf.select(values, key))
+        elif key != "resume":
+            raise ConfigError(
+                f"{override}: could change the result of the run in {folder}; "
+                f"when it is resumed, only {' and '.join(FREE_ON_RESUME)} may differ"
+            )
+    return load(saved)
+
+
 def _unknown_key(key: str) -> str:
     return f"there is no key {key}; `python -m main --cfg job` lists all keys"
 
 
 # What a user can bring about and mend.
-USER_ERRORS = (ConfigError, DataError, HydraException, OmegaConfBaseException, YAMLError)
+USER_ERRORS = (ConfigError, DataError, HydraException, OmegaConfBaseException, YAMLError, OSError)
 
 
 def explain(error: Exception) -> str:
@@ -203,3 +235,5 @@ def one_line_errors() -> Iterator[None]:
         if SHOW_TRACEBACK:
             raise
         sys.exit(f"error: {explain(error)}")
+    except KeyboardInterrupt:
+        sys.exit(130)

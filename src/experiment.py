@@ -2,92 +2,72 @@
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from src import fast
-from src.checkpoint import save_model, write_atomically
+from src.checkpoint import (
+    LATEST,
+    CheckpointError,
+    load_checkpoint,
+    restore_training_state,
+    save_checkpoint,
+    save_model,
+    training_state,
+    write_atomically,
+)
 from src.config import Config, ConfigError
-from src.data import SIDE, load_mnist, to_unit
+from src.data import SIDE, Examples, load_mnist, to_unit
 from src.device import PRECISIONS, describe, resolve_device, resolve_precision, synchronise
 from src.evaluate import count_errors
+from src.interrupt import Stopped, StopSignals
 from src.model import FFNet
 from src.runlog import RunLog, provenance, write_json
-from src.train import gain, make_optimizer, train_epochs, train_step
+from src.train import Diverged, gain, make_optimizer, train_epochs, train_step
 
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, out_dir: Path) -> dict[str, Any]:
+def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any]:
     """Trains and tests the net that `config` describes.
 
-    Leaves config.yaml, metrics.jsonl, model.pt, learning_curve.png and result.json in `out_dir`.
+    Leaves config.yaml, metrics.jsonl, checkpoint.pt, model.pt, learning_curve.png and result.json in `out_dir`.
+
+    Args:
+        resume: go on after the checkpoint in `out_dir`, or from the beginning where there is none yet.
 
     Returns:
         the content of result.json: error counts and percentages on the 10,000 test images by every rule of
         `count_errors`, the protocol, the time, the hardware and the versions.
 
     Raises:
-        ConfigError: `out_dir` already holds a run, or the fast step no longer computes what the plain one does.
+        ConfigError: `out_dir` already holds a run, or a finished one that was to be resumed; its checkpoint is of no
+            use; the loss diverged; or the fast step no longer computes what the plain one does.
         DataError: MNIST is not there and cannot be fetched, or a file is not MNIST's.
+        SystemExit: a signal stopped the run, after its last epoch was saved.
     """
-    if (out_dir / "metrics.jsonl").exists():
-        raise ConfigError(f"{out_dir} already holds a run; choose another hydra.run.dir")
+    if resume and (out_dir / "result.json").exists():
+        raise ConfigError(f"resume={out_dir}: that run is finished; its result is in result.json")
+    if not resume and (out_dir / "metrics.jsonl").exists():
+        raise ConfigError(f"{out_dir} already holds a run; choose another hydra.run.dir, or resume={out_dir}")
     origin = provenance()  # of the code that is about to run, not of what the checkout becomes meanwhile
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     train, validation, test = load_mnist(
         root=Path(config.data.root), device=device, validation_images=config.data.validation_images
     )
-    out_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(out_dir / "config.yaml", OmegaConf.to_yaml(config).encode())
+    if not resume:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(out_dir / "config.yaml", OmegaConf.to_yaml(config).encode())
     log.info(f"{config.name}: training on {len(train)} images, {describe(device)}, {precision}; run in {out_dir}")
 
     model = build_model(config, PRECISIONS[precision]).to(device)
-    optimizer = build_optimizer(config, model)
-    step = train_step
-    if config.training.step == "fast":
-        sample = slice(config.training.batch_size)
-        differing = fast.differs_from_plain(model, optimizer, to_unit(train.images[sample]), train.labels[sample])
-        if differing:
-            raise ConfigError(
-                f"training.step=fast: src/fast.py does not do what src/train.py and src/layers.py say ({differing} "
-                "differs); use training.step=plain, or change src/fast.py too"
-            )
-        step = fast.train_step
-    epochs = config.training.epochs
-    training = train_epochs(
-        model,
-        optimizer,
-        train,
-        epochs=epochs,
-        batch_size=config.training.batch_size,
-        negatives=config.training.negatives,
-        max_shift=config.data.jitter,
-        generator=torch.Generator(device).manual_seed(config.seed),
-        step=step,
-        cuda_graph=config.training.cuda_graph and device.type == "cuda",
-    )
-
-    run_log = RunLog(out_dir, epochs)
-    train_seconds, started = 0.0, time.perf_counter()
-    for epoch, figures in enumerate(training, start=1):
-        errors = None
-        every = config.evaluation.every
-        if len(validation) and every and (epoch % every == 0 or epoch == epochs):
-            synchronise(device)  # so that train_seconds holds training alone
-            train_seconds += time.perf_counter() - started
-            errors = count_errors(model, validation, config.evaluation.batch_size)
-            synchronise(device)
-            started = time.perf_counter()
-        run_log.epoch(epoch, gain(epoch, epochs), figures, errors, len(validation))
-    synchronise(device)
-    train_seconds += time.perf_counter() - started
-    run_log.close()
-
+    train_seconds = train_model(config, model, train, validation, out_dir, resume=resume)
     save_model(model, out_dir / "model.pt")
     # The test images are used here for the first and the only time.
     test_errors = count_errors(model, test, config.evaluation.batch_size)
@@ -99,23 +79,122 @@ def run(config: Config, out_dir: Path) -> dict[str, Any]:
         "train_images": len(train),
         "name": config.name,
         "hidden_dims": list(config.model.hidden_dims),
-        "epochs": epochs,
+        "epochs": config.training.epochs,
         "seed": config.seed,
         "device": device.type,
         "hardware": describe(device),
         "threads": torch.get_num_threads(),
         "precision": precision,
         "train_seconds": train_seconds,
-        "seconds_per_epoch": train_seconds / epochs,
+        "seconds_per_epoch": train_seconds / config.training.epochs,
         **origin,
     }
-    write_json(out_dir / "result.json", results)
-
     # Imported here, because matplotlib takes a second that the start need not pay.
     from src.plots import plot_learning_curve
 
     plot_learning_curve(out_dir)
+    write_json(out_dir / "result.json", results)  # last: it says that the run is finished
     return results
+
+
+def train_model(
+    config: Config, model: FFNet, train: Examples, validation: Examples, out_dir: Path, *, resume: bool
+) -> float:
+    """Trains `model` in place, with validations, metrics.jsonl and checkpoints.
+
+    Returns:
+        the seconds of training alone.
+    """
+    device, epochs = train.labels.device, config.training.epochs
+    optimizer = build_optimizer(config, model)
+    step = choose_step(config, model, optimizer, train)
+    generator = torch.Generator(device).manual_seed(config.seed)
+
+    done: dict[str, Any] = {"epoch": 0, "metrics": [], "train_seconds": 0.0}  # what the last whole epoch left
+    if resume:
+        done = restore(out_dir, model, generator) or done
+        log.info(f"resumed after epoch {done['epoch']} of {epochs}")
+    training = train_epochs(
+        model,
+        optimizer,
+        train,
+        epochs=epochs,
+        first_epoch=done["epoch"] + 1,
+        batch_size=config.training.batch_size,
+        negatives=config.training.negatives,
+        max_shift=config.data.jitter,
+        generator=generator,
+        step=step,
+        cuda_graph=config.training.cuda_graph and device.type == "cuda",
+    )
+    validate_every, save_every = config.evaluation.every, config.training.checkpoint_every
+    with RunLog(out_dir, epochs, done["metrics"]) as run_log, StopSignals() as stop:
+        train_seconds = done["train_seconds"]
+        try:
+            for epoch in range(done["epoch"] + 1, epochs + 1):
+                started = time.perf_counter()
+                with stop.allowed():
+                    figures = next(training)
+                last, errors = epoch == epochs, None
+                if len(validation) and validate_every and (epoch % validate_every == 0 or last):
+                    synchronise(device)  # so that train_seconds holds training alone
+                    train_seconds += time.perf_counter() - started
+                    errors = count_errors(model, validation, config.evaluation.batch_size)
+                    synchronise(device)
+                    started = time.perf_counter()
+                if last:
+                    synchronise(device)
+                run_log.epoch(epoch, gain(epoch, epochs), figures, errors, len(validation))
+                train_seconds += time.perf_counter() - started
+                done = {"epoch": epoch, "state": training_state(model, generator), "train_seconds": train_seconds}
+                if last or (save_every and epoch % save_every == 0):
+                    save(out_dir, done, run_log)
+        except Stopped as stopped:
+            run_log.record_pending()
+            if done["epoch"]:
+                save(out_dir, done, run_log)
+            log.info(f"stopped after epoch {done['epoch']} of {epochs}; go on with: python -m main resume={out_dir}")
+            raise SystemExit(stopped.exit_status) from stopped
+        except Diverged as diverged:
+            kept = f"{out_dir / LATEST} is of an epoch before" if (out_dir / LATEST).exists() else "no checkpoint yet"
+            raise ConfigError(
+                f"{diverged} in epoch {epoch}; a lower training.learning_rate (now {config.training.learning_rate:g}) "
+                f"may help; {kept}"
+            ) from diverged
+    return train_seconds
+
+
+def save(out_dir: Path, done: dict[str, Any], run_log: RunLog) -> None:
+    """A checkpoint of the last whole epoch."""
+    run_log.record_pending()
+    save_checkpoint(out_dir, done | {"metrics": run_log.records})
+
+
+def restore(out_dir: Path, model: FFNet, generator: torch.Generator) -> dict[str, Any] | None:
+    """Puts model and generator into the state of the checkpoint in `out_dir`, and returns its content."""
+    try:
+        done = load_checkpoint(out_dir, model.readout_weight.device)
+        if done:
+            restore_training_state(model, generator, done["state"])
+    except CheckpointError as error:
+        raise ConfigError(f"resume={out_dir}: {error}") from error
+    return done
+
+
+def choose_step(
+    config: Config, model: FFNet, optimizer: torch.optim.SGD, train: Examples
+) -> Callable[..., dict[str, Tensor]]:
+    """The update that `training.step` names; the fast one only if it does what the plain one does."""
+    if config.training.step == "plain":
+        return train_step
+    sample = slice(config.training.batch_size)
+    differing = fast.differs_from_plain(model, optimizer, to_unit(train.images[sample]), train.labels[sample])
+    if differing:
+        raise ConfigError(
+            f"training.step=fast: src/fast.py does not do what src/train.py and src/layers.py say ({differing} "
+            "differs); use training.step=plain, or change src/fast.py too"
+        )
+    return fast.train_step
 
 
 def build_model(config: Config, matmul_dtype: torch.dtype) -> FFNet:

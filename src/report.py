@@ -29,7 +29,8 @@ PUBLISHED_FOR = {  # experiment -> published test error in percent
 }
 # Values of a configuration that do not change what is being measured, or stand in the result as well.
 NOT_COMPARED = (
-    "seed", "device", "precision", "data.root", "training.step", "training.cuda_graph",
+    "seed", "device", "precision", "data.root", "resume", "training.step", "training.cuda_graph",
+    "training.checkpoint_every",
     "evaluation.every", "evaluation.batch_size",
 )  # fmt: skip
 

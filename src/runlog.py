@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from src.checkpoint import write_atomically
+from src.train import check_finite
 
 log = logging.getLogger(__name__)
 HEADLINE_RULES = ("goodness", "one_pass")
@@ -44,12 +46,18 @@ class RunLog:
     next one has been queued, so that it never waits for the host.
     """
 
-    def __init__(self, folder: Path, epochs: int):
-        self.file = (folder / "metrics.jsonl").open("x", encoding="utf-8")
+    def __init__(self, folder: Path, epochs: int, records: Sequence[dict[str, Any]] = ()):
+        """`records` are those of epochs done before; whatever else metrics.jsonl holds is dropped."""
+        self.records = list(records)
+        path = folder / "metrics.jsonl"
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in self.records).encode())
+        self.file = path.open("a", encoding="utf-8")
         self.epochs = epochs
+        self.resumed_after = len(self.records)
         self.interactive = sys.stderr.isatty()
         self.bar = tqdm(
             total=epochs,
+            initial=len(self.records),
             disable=not self.interactive,
             dynamic_ncols=True,
             bar_format="{n_fmt}/{total_fmt} |{bar:6}| {elapsed}<{remaining}{postfix}",
@@ -68,7 +76,7 @@ class RunLog:
     ) -> None:
         """Takes the figures of `train_epochs` and, after a validation, its error counts by rule."""
         self.record_pending()
-        record = {"epoch": epoch, "gain": gain, "seconds_since_start": time.perf_counter() - self.started}
+        record = {"epoch": epoch, "gain": gain}
         if validation_errors:
             record["validation_images"] = validation_images
         figures_copy, errors_copy = (
@@ -86,11 +94,13 @@ class RunLog:
 
     def _record(self, record: dict[str, Any], figures: dict[str, HostCopy], errors: dict[str, HostCopy]) -> None:
         record |= {name: value.read() for name, value in figures.items()}
+        check_finite(record["loss"], record["readout_loss"])
         if errors:
             record["validation_errors"] = {rule: count.read() for rule, count in errors.items()}
             self.validation = ", val. error {:.2f}/{:.2f} %".format(
                 *(100 * record["validation_errors"][rule] / record["validation_images"] for rule in HEADLINE_RULES)
             )
+        self.records.append(record)
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
         pairs = "/".join(f"{100 * share:.1f}" for share in record["pairs_ordered_wrongly"])
@@ -98,12 +108,14 @@ class RunLog:
         self.bar.set_postfix_str(line, refresh=False)
         self.bar.update(1)
         if not self.interactive:
-            left = record["seconds_since_start"] / record["epoch"] * (self.epochs - record["epoch"])
+            seconds_per_epoch = (time.perf_counter() - self.started) / (len(self.records) - self.resumed_after)
+            left = seconds_per_epoch * (self.epochs - record["epoch"])
             log.info(f"epoch {record['epoch']}/{self.epochs}  {line}, {clock(left)} left")
 
-    def close(self) -> None:
-        """Records what is pending and closes the file and the bar."""
-        self.record_pending()
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_) -> None:
         self.bar.close()
         self.file.close()
 

@@ -1,5 +1,6 @@
 """Training (section 3.3): three passes with the same weights, then one update of every layer and the read-out."""
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -113,12 +114,30 @@ def train_step(
     }
 
 
+class Diverged(RuntimeError):
+    """A loss is no longer a finite number. The message names it."""
+
+
+def check_finite(layer_losses: list[float], readout_loss: float) -> None:
+    """
+    Raises:
+        Diverged: one of the losses is infinite or not a number.
+    """
+    losses = {f"layer {layer}": loss for layer, loss in enumerate(layer_losses, start=1)} | {
+        "the read-out": readout_loss
+    }
+    for name, loss in losses.items():
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss of {name} became {loss}")
+
+
 def train_epochs(
     model: FFNet,
     optimizer: torch.optim.SGD,
     examples: Examples,
     *,
     epochs: int,
+    first_epoch: int = 1,
     batch_size: int,
     negatives: str,
     max_shift: int,
@@ -129,6 +148,7 @@ def train_epochs(
     """Trains for `epochs` passes over all `examples`, shuffled each time.
 
     Args:
+        first_epoch: later than 1 if the earlier ones were done before.
         negatives: "hard" or "uniform".
         max_shift: jitter of the images, in pixels; 0 for none.
         generator: on the examples' device; orders, jitters and draws negatives.
@@ -137,6 +157,10 @@ def train_epochs(
 
     Yields:
         after each epoch, the means of `train_step`'s figures (on the device: the host need not wait).
+
+    Raises:
+        Diverged: on the CPU, at the step whose loss is infinite or not a number. (On a GPU the host would have to
+            wait; the epoch's figures tell there.)
     """
     layers, device = len(model.layers), model.readout_weight.device
     totals = {
@@ -153,12 +177,14 @@ def train_epochs(
     def update(batch: Tensor) -> None:
         images = to_unit(jitter(examples.images[batch], max_shift=max_shift, generator=generator))
         sums = step(model, optimizer, images, examples.labels[batch], draw_negative_labels)
+        if device.type == "cpu":
+            check_finite(sums["loss"].tolist(), sums["readout_loss"].item())
         for name, total in totals.items():
             total += sums[name]
 
     if cuda_graph:
         update = GraphedUpdate(update, generator)
-    for epoch in range(1, epochs + 1):
+    for epoch in range(first_epoch, epochs + 1):
         set_gain(optimizer, gain(epoch, epochs))
         for batch in shuffled_batches(n=len(examples), batch_size=batch_size, generator=generator):
             update(batch)

@@ -19,13 +19,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SMALL = ["model.hidden_dims=[16,16]", "training.epochs=1", "data.validation_images=59000", "evaluation.every=0"]
 
 
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # the environment of the runs: the same bits each time
+ONE_THREAD.pop("HYDRA_FULL_ERROR", None)
+
+
 def command(*overrides: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("HYDRA_FULL_ERROR", None)
     return subprocess.run(
         [sys.executable, "-m", "main", *overrides],
         cwd=REPOSITORY,
-        env=environment,
+        env=ONE_THREAD,
         capture_output=True,
         text=True,
         timeout=170,
@@ -137,7 +139,10 @@ def test_a_folder_that_holds_a_run_is_left_alone(learned, mnist_root):
     before = {path: path.read_bytes() for path in learned[0].iterdir() if path.is_file() and path.name != "main.log"}
     done = command(f"data.root={mnist_root}", f"hydra.run.dir={learned[0]}", *SMALL)
     assert done.returncode == 1
-    assert done.stderr == f"error: {learned[0]} already holds a run; choose another hydra.run.dir\n"
+    assert (
+        done.stderr
+        == f"error: {learned[0]} already holds a run; choose another hydra.run.dir, or resume={learned[0]}\n"
+    )
     assert all(path.read_bytes() == content for path, content in before.items())
 
 

@@ -1,0 +1,254 @@
+"""Runs that survive: killed, stopped or resumed, on real MNIST and in real processes, they end with the same bits."""
+
+import io
+import json
+import re
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nets import optimizer_for, small_net
+from test_config import composed
+from test_run import ONE_THREAD, REPOSITORY, command
+
+from src.checkpoint import (
+    LATEST,
+    PREVIOUS,
+    CheckpointError,
+    load_checkpoint,
+    restore_training_state,
+    save_checkpoint,
+    training_state,
+)
+from src.config import ConfigError, load_saved
+from src.config import composed as values_of
+from src.experiment import run
+
+EPOCHS = 7
+OVERRIDES = [
+    "model.hidden_dims=[24,24]", f"training.epochs={EPOCHS}", "training.checkpoint_every=2", "evaluation.every=0",
+    "data.validation_images=57000", "data.jitter=1", "device=cpu", "precision=fp32", "name=short",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def overrides(mnist_root) -> list[str]:
+    return [*OVERRIDES, f"data.root={mnist_root}"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, overrides) -> Path:
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    done = command(*overrides, f"hydra.run.dir={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def assert_same_run(folder: Path, whole: Path) -> None:
+    assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    ours, theirs = (torch.load(path / "model.pt", weights_only=True) for path in (folder, whole))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    ours, theirs = (json.loads((path / "result.json").read_text()) for path in (folder, whole))
+    for result in (ours, theirs):
+        assert result.pop("train_seconds") > 0 and result.pop("seconds_per_epoch") > 0
+    assert ours == theirs
+
+
+def test_ctrl_c_says_how_to_go_on_and_so_it_does(tmp_path, overrides, whole):
+    """On the real command line; what other signals do is tested below."""
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "main", *overrides, f"hydra.run.dir={folder}"],
+        cwd=REPOSITORY, env=ONE_THREAD, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith(f"epoch 3/{EPOCHS}"):
+            process.send_signal(signal.SIGINT)
+            break
+    last_line = process.stdout.read().splitlines()[-1]
+    assert process.wait() == 130
+    hint = re.fullmatch(rf"stopped after epoch \d of {EPOCHS}; go on with: python -m main (resume=.*)", last_line)
+    done = command(hint[1])
+    assert done.returncode == 0, done.stderr
+    assert "resumed after epoch" in done.stdout
+    assert_same_run(folder, whole)
+
+
+TRIALS = """
+import os, random, signal, sys, time
+from pathlib import Path
+import main, src.plots, torch._dynamo  # before the processes part, as importing takes longest
+from src.config import composed, load
+from src.experiment import run
+
+folder, overrides, seconds = Path(sys.argv[1]), sys.argv[2].split(" "), float(sys.argv[3])
+config = load(composed(*overrides))
+
+def attempt(out_dir, after=None, number=None):
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            run(config, out_dir, resume=(out_dir / "config.yaml").exists())
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        finally:
+            os._exit(status)
+    if after is not None:
+        time.sleep(after)
+        os.kill(child, number)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+first, number = int(sys.argv[4]), signal.Signals[sys.argv[5]]
+random.seed(first)
+for trial in range(first, first + int(sys.argv[6])):
+    out_dir = folder / str(trial)
+    status = attempt(out_dir, random.uniform(0, seconds), number)
+    print(trial, status, flush=True)
+    if status:
+        assert attempt(out_dir) == 0
+"""
+
+
+def test_killed_at_random_moments(tmp_path, overrides, whole):
+    """20 times by SIGKILL and 4 times by SIGTERM, anywhere between start and end."""
+    seconds = json.loads((whole / "result.json").read_text())["train_seconds"] + 1  # and loading and testing
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TRIALS, str(tmp_path), " ".join(overrides), str(seconds), *arguments],
+            cwd=REPOSITORY, env=ONE_THREAD, stdout=subprocess.PIPE, text=True,
+        )
+        for arguments in (("0", "SIGKILL", "12"), ("12", "SIGKILL", "8"), ("20", "SIGTERM", "4"))
+    ]  # fmt: skip
+    output = "".join(process.communicate(timeout=170)[0] for process in processes)
+    assert all(process.returncode == 0 for process in processes)
+    ended = {int(trial): int(status) for trial, status in re.findall(r"^(\d+) (-?\d+)$", output, re.MULTILINE)}
+    assert len(ended) == 24
+    killed, terminated = ([ended[trial] for trial in trials] for trials in (range(20), range(20, 24)))
+    assert set(killed) <= {-9, 0} and killed.count(-9) >= 10
+    assert set(terminated) <= {143, -15, 0}  # before training starts, SIGTERM ends a process as ever
+    for trial in ended:
+        assert_same_run(tmp_path / str(trial), whole)
+
+
+def test_a_run_without_a_checkpoint_starts_again(tmp_path, overrides, whole):
+    (tmp_path / "config.yaml").write_bytes((whole / "config.yaml").read_bytes())
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "half a rec')
+    run(composed(*overrides), tmp_path, resume=True)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == EPOCHS
+
+
+def test_what_may_differ_when_a_run_is_resumed(whole, tmp_path):
+    arguments = [f"resume={whole}", "data.root=elsewhere"]
+    config = load_saved(whole, values_of(*arguments), arguments)
+    assert config.data.root == "elsewhere" and config.model.hidden_dims == [24, 24] and config.name == "short"
+    for override in ("training.epochs=9", "seed=1", "experiment=paper", "precision=bf16", "+training.batch_size=7"):
+        with pytest.raises(ConfigError, match="could change the result"):
+            load_saved(whole, values_of(*arguments), [*arguments, override])
+    with pytest.raises(ConfigError, match="there is no run to resume"):
+        load_saved(tmp_path, values_of(), [])
+
+
+def copied(whole: Path, folder: Path, *names: str) -> Path:
+    for name in ("config.yaml", "metrics.jsonl", *names):
+        (folder / name).write_bytes((whole / name).read_bytes())
+    return folder
+
+
+def test_a_finished_run_is_left_alone(whole, overrides):
+    before = {path: path.read_bytes() for path in whole.iterdir() if path.is_file()}
+    with pytest.raises(ConfigError, match="that run is finished"):
+        run(composed(*overrides), whole, resume=True)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(tmp_path, overrides, whole):
+    latest, previous = tmp_path / LATEST, tmp_path / PREVIOUS
+    copied(whole, tmp_path, LATEST, PREVIOUS)
+    latest.write_bytes(latest.read_bytes()[:-1000])
+    with pytest.raises(
+        ConfigError, match=f"{latest} is damaged .*; the one before may be whole: mv {previous} {latest}"
+    ):
+        run(composed(*overrides), tmp_path, resume=True)
+    previous.replace(latest)
+    run(composed(*overrides), tmp_path, resume=True)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == EPOCHS
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> tuple[bytes, dict]:
+    model = small_net()
+    optimizer_for(model)
+    content = {"epoch": 3, "state": training_state(model, torch.Generator()), "metrics": [], "train_seconds": 1.0}
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue(), content
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_damage_to_a_checkpoint_goes_unnoticed(data, checkpoint, tmp_path):
+    raw, content = checkpoint
+    if data.draw(st.booleans(), "cut"):
+        damaged = raw[: data.draw(st.integers(0, len(raw) - 1), "length")]
+    else:
+        bit = data.draw(st.integers(0, 8 * len(raw) - 1), "bit")
+        damaged = bytearray(raw)
+        damaged[bit // 8] ^= 1 << bit % 8
+    (tmp_path / LATEST).write_bytes(damaged)
+    try:
+        loaded = load_checkpoint(tmp_path, torch.device("cpu"))
+    except CheckpointError as error:
+        assert str(tmp_path / LATEST) in str(error) and "\n" not in str(error)
+    else:  # padding, a date: what means nothing
+        assert loaded["epoch"] == 3
+        for name, tensor in content["state"]["model"].items():
+            assert torch.equal(loaded["state"]["model"][name], tensor)
+
+
+def test_a_checkpoint_of_another_net_is_refused():
+    model, other = small_net(), small_net(hidden_dims=[17, 9, 12])
+    optimizer_for(model), optimizer_for(other)
+    with pytest.raises(CheckpointError, match=r"another architecture: its readout_weight is \[10, 22\]"):
+        restore_training_state(other, torch.Generator(), training_state(model, torch.Generator()))
+
+
+def test_the_checkpoint_before_is_kept(tmp_path):
+    for epoch in (1, 2, 3):
+        save_checkpoint(tmp_path, {"epoch": epoch, "state": {}, "metrics": [], "train_seconds": 0.0})
+    assert load_checkpoint(tmp_path, torch.device("cpu"))["epoch"] == 3
+    assert torch.load(tmp_path / PREVIOUS, weights_only=True)["epoch"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LATEST, PREVIOUS]
+
+
+@pytest.mark.parametrize("step", ["fast", "plain"])
+def test_a_loss_that_diverges_ends_the_run_with_its_layer(tmp_path, overrides, step):
+    config = composed(*overrides, "training.learning_rate=1e20", f"training.step={step}")
+    with pytest.raises(
+        ConfigError, match=r"the loss of layer \d became (inf|nan) in epoch 1; a lower training.learning_r"
+    ):
+        run(config, tmp_path)
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_a_full_disk_is_one_line_and_what_was_saved_stays(tmp_path, whole):
+    """With a limit on the size of files in place of a full disk."""
+    copied(whole, tmp_path, PREVIOUS)
+    before = (tmp_path / PREVIOUS).read_bytes()
+    (tmp_path / LATEST).write_bytes(before)
+    done = subprocess.run(
+        [sys.executable, "-m", "main", f"resume={tmp_path}"],
+        cwd=REPOSITORY, env=ONE_THREAD, capture_output=True, text=True, timeout=100,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
+    )  # fmt: skip
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: [Errno 27] File too large")
+    assert (tmp_path / LATEST).read_bytes() == before
