@@ -148,8 +148,12 @@ class Config:
 
 
 ConfigStore.instance().store(name="schema", node=Config)
-# For the folders in config.yaml: a resumed run goes on in its own.
-OmegaConf.register_new_resolver("if", lambda condition, then, otherwise: then if condition else otherwise, replace=True)
+# For hydra's folders in configs/config.yaml: `then` if the run to resume exists (a mistyped name makes no folder).
+OmegaConf.register_new_resolver(
+    "if_run",
+    lambda resume, then, otherwise: then if resume and (Path(resume) / "config.yaml").is_file() else otherwise,
+    replace=True,
+)
 
 
 def composed(*overrides: str) -> DictConfig:

@@ -14,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nets import optimizer_for, small_net
+from omegaconf import OmegaConf
 from test_config import composed
 from test_run import ONE_THREAD, REPOSITORY, command
 
@@ -155,6 +156,13 @@ def test_what_may_differ_when_a_run_is_resumed(whole, tmp_path):
             load_saved(whole, values_of(*arguments), [*arguments, override])
     with pytest.raises(ConfigError, match="there is no run to resume"):
         load_saved(tmp_path, values_of(), [])
+
+
+def test_a_mistyped_folder_is_not_made(whole, tmp_path):
+    folder = "${if_run:${resume},${resume},a new one}"  # as in configs/config.yaml
+    assert OmegaConf.create({"resume": str(whole), "folder": folder}).folder == str(whole)
+    for resume in (None, str(tmp_path / "typo")):
+        assert OmegaConf.create({"resume": resume, "folder": folder}).folder == "a new one"
 
 
 def copied(whole: Path, folder: Path, *names: str) -> Path:
