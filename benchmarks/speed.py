@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.profiler import ProfilerActivity
 
 from benchmarks.plain import seconds_per_image
 from src import fast, train
@@ -145,20 +145,18 @@ class Training:
 
 def profile(training: Training) -> dict[str, float]:
     """Milliseconds of an epoch by kind of work; what no operator accounts for is Python, waiting and the profiler."""
-    from torch.profiler import ProfilerActivity
-
     cuda = training.device.type == "cuda"
     activities = [ProfilerActivity.CUDA] if cuda else []
     with torch.profiler.profile(activities=[ProfilerActivity.CPU, *activities]) as profiler:
         seconds = training.epoch_seconds()
     kind_of = {operator: kind for kind, operators in KINDS.items() for operator in operators}
-    milliseconds = defaultdict(float, dict.fromkeys([*KINDS, "elementwise and other"], 0.0))
+    milliseconds = dict.fromkeys([*KINDS, "elementwise and other"], 0.0)
     for event in profiler.key_averages():
         own = event.self_device_time_total if cuda else event.self_cpu_time_total
         if event.key.startswith("aten::"):
             milliseconds[kind_of.get(event.key, "elementwise and other")] += own / 1000
     milliseconds["Python, waiting"] = 1000 * seconds - sum(milliseconds.values())
-    return dict(milliseconds)
+    return milliseconds
 
 
 def subset(examples: Examples, count: int) -> Examples:

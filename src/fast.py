@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from src import train
-from src.layers import FFLayer, goodness, length_normalise, logistic_loss, root_mean_square
+from src.layers import FFLayer, goodness, length_normalise, root_mean_square
 from src.linear import add_weight_gradient, significant
 from src.model import FFNet
 from src.samples import NUM_CLASSES, embed, embed_label, embed_neutral
-from src.train import age_gradients
 
 
 @torch.no_grad()
@@ -49,7 +48,7 @@ def train_step(
     negative_labels = draw_negative_labels(logits, labels)
 
     # Positive and negative pass, and every gradient as soon as it is known.
-    share = age_gradients(optimizer)
+    share = train.age_gradients(optimizer)
     d_logits = (logits.softmax(dim=1) - F.one_hot(labels, NUM_CLASSES)) * (share / size)
     add_weight_gradient(model.readout_weight.grad, d_logits, features, dtype)
     x = torch.cat([embed_label(images, labels), embed_label(images, negative_labels)])  # [2B, d_0]
@@ -62,11 +61,7 @@ def train_step(
     optimizer.step()
 
     positive, negative = torch.stack(goodness_logits).chunk(2, dim=1)  # each [L, B]
-    return {
-        "loss": logistic_loss(positive, negative) * size,
-        "pairs_ordered_wrongly": (negative >= positive).sum(dim=1),
-        "readout_loss": readout_loss * size,
-    }
+    return train.step_figures(positive, negative, readout_loss)
 
 
 def activity(layer: FFLayer, n: Tensor, weight: Tensor) -> Tensor:

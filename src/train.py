@@ -107,10 +107,16 @@ def train_step(
     optimizer.step()
 
     positive, negative = goodness_logits.unbind(dim=1)  # each [L, B]
+    return step_figures(positive, negative, readout_loss.detach())
+
+
+def step_figures(positive: Tensor, negative: Tensor, readout_loss: Tensor) -> dict[str, Tensor]:
+    """What `train_step` returns, of the logits of positives and negatives (each [L, B]) and the mean read-out loss."""
+    count = positive.shape[1]
     return {
-        "loss": logistic_loss(positive, negative) * len(labels),
+        "loss": logistic_loss(positive, negative) * count,
         "pairs_ordered_wrongly": (negative >= positive).sum(dim=1),
-        "readout_loss": readout_loss.detach() * len(labels),
+        "readout_loss": readout_loss * count,
     }
 
 
