@@ -1,18 +1,34 @@
-"""Results as tables: `python -m src.report results` makes the README's from every result.json below a folder."""
+"""Results as tables: `python -m src.report results` makes the README's from every run below a folder.
+
+`--csv FILE` writes the same with full figures; `--compare` tests whether two configurations differ in their errors.
+"""
 
 import argparse
-import json
+import csv
+import io
 import sys
-from collections import defaultdict
+from itertools import groupby
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
+from statistics import mean
+from typing import TYPE_CHECKING, Any
 
-from hydra.errors import MissingConfigException
-from omegaconf import DictConfig, OmegaConf
-
-from src.config import composed
+from src.checkpoint import write_atomically
 from src.runlog import clock
+from src.runs import (
+    FIGURES,
+    Run,
+    compared_values,
+    composed_values,
+    differing,
+    differing_from_default,
+    errors,
+    gather,
+    grouped,
+    one_a_seed,
+)
+
+if TYPE_CHECKING:
+    from src.compare import Summary
 
 # What others published, as (what, net, epochs, error by goodness, error in one pass); test errors in percent.
 PUBLISHED = [
@@ -27,12 +43,8 @@ PUBLISHED_FOR = {  # experiment -> published test error in percent
     "paper_jitter": "0.64",
     "seed_repo": "1.45 (one pass)",
 }
-# Values of a configuration that do not change what is being measured, or stand in the result as well.
-NOT_COMPARED = (
-    "seed", "device", "precision", "data.root", "resume", "training.step", "training.cuda_graph",
-    "training.checkpoint_every",
-    "evaluation.every", "evaluation.batch_size",
-)  # fmt: skip
+RULES = {"goodness": "by goodness", "one_pass": "in one pass"}
+IN_COLUMNS = ("name", "model.hidden_dims", "training.epochs", "data.validation_images")  # of their own in the table
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -84,86 +96,181 @@ def result_table(result: dict[str, Any]) -> str:
     )
 
 
-def compared_values(config: DictConfig) -> dict[str, Any]:
-    """{"training.epochs": 100, ...}: the values of a saved configuration that may change its result."""
-    values = {}
-    for section, content in config.items():
-        if isinstance(content, DictConfig):
-            values |= {f"{section}.{key}": value for key, value in content.items()}
-        else:
-            values[section] = content
-    return {key: value for key, value in values.items() if key not in NOT_COMPARED}
+def errors_table(outcome: dict[str, Any]) -> str:
+    """Of a run that was tested again: wrongly classified test images by every rule, then and now."""
+    now, then, images = outcome["test_errors"], outcome["test_errors_before"], outcome["test_images"]
+    table = markdown(
+        ["rule", "test error (%)", f"wrong of {images:,}", "in result.json"],
+        [[rule, f"{100 * count / images:.2f}", str(count), str(then.get(rule, "-"))] for rule, count in now.items()],
+    )
+    return f"\n{table}\n"
 
 
-def is_as_published(config: DictConfig) -> bool:
-    """Whether `config` has the values of the experiment it is named after, whichever images it trains on."""
-    try:
-        published = compared_values(composed(f"experiment={config.name}"))
-    except MissingConfigException:  # a name of the user's own
-        return False
-    values = compared_values(config)
-    return all(values[key] == published[key] for key in values.keys() & published.keys() - {"data.validation_images"})
+def published_error(values: dict[str, Any]) -> str | None:
+    """The published error of the experiment that a run is named after, if it has that experiment's values.
+
+    Which images it trains on is left open: publications differ in whether they held some back for validation.
+    """
+    name = values["name"]
+    if name not in PUBLISHED_FOR:
+        return None
+    published = compared_values(composed_values(f"experiment={name}"))
+    as_published = all(values[key] == published[key] for key in published.keys() - {"data.validation_images"})
+    return PUBLISHED_FOR[name] if as_published else None
 
 
-def group_runs(folder: Path) -> list[list[dict[str, Any]]]:
-    """The results below `folder`, grouped by hardware, precision and the configuration in config.yaml beside each."""
-    groups = defaultdict(list)
-    for path in sorted(folder.rglob("result.json")):
-        config_path = path.with_name("config.yaml")
-        if not config_path.exists():
-            print(f"skipped {path}: there is no config.yaml beside it", file=sys.stderr)
-            continue
-        config = OmegaConf.load(config_path)
-        result = json.loads(path.read_text(encoding="utf-8"))
-        result["published"] = PUBLISHED_FOR.get(result["name"], "-") if is_as_published(config) else "-"
-        groups[str(compared_values(config)), result["precision"], result["hardware"]].append(result)
-    return list(groups.values())
+def seed_ranges(seeds: list[int]) -> str:
+    """[0, 1, 2, 5, 6] -> "0-2, 5, 6"; `seeds` are in order."""
+    parts = []
+    for _, consecutive in groupby(enumerate(seeds), lambda item: item[1] - item[0]):
+        row = [seed for _, seed in consecutive]
+        parts += [f"{row[0]}-{row[-1]}"] if len(row) > 2 else map(str, row)
+    return ", ".join(parts)
 
 
-def mean_and_deviation(values: list[float]) -> str:
+def summarise_runs(runs: list[Run]) -> dict[str, Any]:
+    """A row of the table, unformatted: runs of one configuration over its seeds."""
+    from src.compare import summarise  # here, because a run's start need not wait for SciPy
+
+    first = runs[0].result
+    return {
+        "run": first["name"],
+        "net": net_name(first["hidden_dims"]),
+        "epochs": first["epochs"],
+        "images": first["train_images"],
+        "changed": differing_from_default(runs[0].values, IN_COLUMNS),
+        "seeds": [run.result["seed"] for run in runs],
+        **{figure: summarise(errors(runs, figure)) for figure in FIGURES},
+        "published": published_error(runs[0].values),
+        "precision": first["precision"],
+        "hardware": first["hardware"],
+        "seconds_per_epoch": mean(run.result["seconds_per_epoch"] for run in runs),
+    }
+
+
+def mean_and_deviation(summary: "Summary") -> str:
     """ "1.42 ± 0.03" for several values, "1.42" for one."""
-    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+    return f"{summary.mean:.2f}" + (f" ± {summary.std:.2f}" if summary.n > 1 else "")
 
 
-def summary_table(groups: list[list[dict[str, Any]]]) -> str:
-    """One row a group of runs: mean ± standard deviation over its seeds."""
+def with_interval(summary: "Summary") -> str:
+    """ "1.42 ± 0.03 [1.35, 1.49]" for several values, "1.42" for one."""
+    return mean_and_deviation(summary) + (f" [{summary.low:.2f}, {summary.high:.2f}]" if summary.n > 1 else "")
 
-    def over_seeds(runs: list[dict[str, Any]], key: str) -> str:
-        return mean_and_deviation([run[key] for run in runs])
 
-    header = [
-        "run", "net", "epochs", "images", "seeds", "goodness", "one pass", "published",
-        "layer 1 alone", "all layers", "precision", "hardware", "s / epoch",
-    ]  # fmt: skip
-    rows = [
-        [
-            f"`{runs[0]['name']}`",
-            net_name(runs[0]["hidden_dims"]),
-            str(runs[0]["epochs"]),
-            f"{runs[0]['train_images']:,}",
-            ", ".join(str(seed) for seed in sorted(run["seed"] for run in runs)),
-            over_seeds(runs, "test_error_goodness"),
-            over_seeds(runs, "test_error_one_pass"),
-            runs[0]["published"],
-            over_seeds(runs, "test_error_goodness_layer_1"),
-            over_seeds(runs, "test_error_goodness_all_layers"),
-            runs[0]["precision"],
-            runs[0]["hardware"],
-            f"{mean(run['seconds_per_epoch'] for run in runs):.1f}",
-        ]
-        for runs in groups
+def summary_table(rows: list[dict[str, Any]]) -> str:
+    """`summarise_runs` as Markdown; the column of changed values only where there are any."""
+    formatted = [
+        {
+            "run": f"`{row['run']}`",
+            "net": row["net"],
+            "epochs": str(row["epochs"]),
+            "images": f"{row['images']:,}",
+            "changed": row["changed"],
+            "n": str(len(row["seeds"])),
+            "seeds": seed_ranges(row["seeds"]),
+            "goodness": with_interval(row["goodness"]),
+            "one pass": with_interval(row["one_pass"]),
+            "published": row["published"] or "-",
+            "layer 1 alone": mean_and_deviation(row["goodness_layer_1"]),
+            "all layers": mean_and_deviation(row["goodness_all_layers"]),
+            "precision": row["precision"],
+            "hardware": row["hardware"],
+            "s / epoch": f"{row['seconds_per_epoch']:.1f}",
+        }
+        for row in rows
     ]
-    return markdown(header, rows)
+    header = [name for name in formatted[0] if name != "changed" or any(row["changed"] for row in formatted)]
+    return markdown(header, [[row[name] for name in header] for row in formatted])
+
+
+def summary_csv(rows: list[dict[str, Any]]) -> str:
+    """`summarise_runs` as CSV: errors in percent, seeds with blanks between, empty where there is no value."""
+    formatted = []
+    for row in rows:
+        cells = row | {"seeds": " ".join(map(str, row["seeds"]))}
+        for figure in FIGURES:
+            cells |= {f"{figure}_{name}": value for name, value in cells.pop(figure)._asdict().items()}
+        formatted.append(cells)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, formatted[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(formatted)
+    return text.getvalue()
+
+
+def two_sides(runs: list[Run]) -> dict[str, list[Run]]:
+    """{name: runs} of the two configurations of `runs`, named by the values in which they differ.
+
+    Hardware and precision do not make another configuration. Runs of a single one are told apart by their precision.
+
+    Raises:
+        SystemExit: there are not two configurations, or one of them has a single seed.
+    """
+    by = () if any(run.values != runs[0].values for run in runs) else ("precision",)
+    groups = grouped(runs, *by)
+    if len(groups) != 2:
+        found = "; ".join(
+            f"{group[0].result['name']} ({differing_from_default(group[0].values, ('name',)) or 'the defaults'}), "
+            f"as in {group[0].folder}"
+            for group in groups
+        )
+        sys.exit(
+            f"error: --compare takes two configurations, not {len(groups)}: {found}. "
+            "Give the folders of the runs of two (both precisions of one will do as well)"
+        )
+    groups = [one_a_seed(group) for group in groups]
+    values = [group[0].values | {key: group[0].result[key] for key in by} for group in groups]
+    names = [differing(a, b, ("name",)) or differing(a, b) for a, b in (values, values[::-1])]
+    for name, group in zip(names, groups, strict=True):
+        if len(group) < 2:
+            sys.exit(f"error: --compare takes two seeds or more of each configuration; there is one of '{name}'")
+    return dict(zip(names, groups, strict=True))
+
+
+def comparison(sides: dict[str, list[Run]]) -> str:
+    """Welch's t-test between `two_sides`: a table, a sentence for each rule, and what they differ in beside it."""
+    from src.compare import summarise, verdict, welch
+
+    rows, sentences = [], []
+    for figure, rule in RULES.items():
+        samples = {name: errors(runs, figure) for name, runs in sides.items()}
+        test = welch(*samples.values())
+        tested = ["-"] * 4
+        if test:
+            difference = f"{test.difference:.2f} [{test.low:.2f}, {test.high:.2f}]"
+            tested = [difference, f"{test.t:.2f}", f"{test.df:.1f}", f"{test.p:.2g}"]
+        rows.append([rule, *(with_interval(summarise(sample)) for sample in samples.values()), *tested])
+        sentences.append(f"{rule}: {verdict(samples, test)}")
+    for key in ("hardware", "precision"):
+        if any(f"{key}=" in name for name in sides):
+            continue
+        used = {name: sorted({run.result[key] for run in runs}) for name, runs in sides.items()}
+        if len(set().union(*used.values())) > 1:
+            sentences.append(f"{key} differs: " + "; ".join(f"'{name}' {', '.join(v)}" for name, v in used.items()))
+    header = ["test error (%)", *sides, "first - second", "t", "degrees of freedom", "p"]
+    return "\n".join([markdown(header, rows), "", *sentences])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Test errors (%) of all results below a folder, as a Markdown table.")
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("results"))
-    folder = parser.parse_args().folder
-    groups = group_runs(folder)
-    if not groups:
-        sys.exit(f"error: there is no result.json below {folder}")
-    print(summary_table(groups))
+    parser = argparse.ArgumentParser(description="Test errors (%) of the runs in or below folders, over their seeds.")
+    parser.add_argument("folders", type=Path, nargs="*", default=[Path("results")], metavar="FOLDER")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too, with full figures")
+    output.add_argument("--compare", action="store_true", help="test two configurations for a difference (Welch)")
+    arguments = parser.parse_args()
+    runs = gather(arguments.folders)
+    if arguments.compare:
+        print(comparison(two_sides(runs)))
+        return
+    rows = [summarise_runs(one_a_seed(group)) for group in grouped(runs, "precision", "hardware")]
+    print(summary_table(rows))
+    if arguments.csv:
+        try:
+            write_atomically(arguments.csv, summary_csv(rows).encode())
+        except (OSError, ValueError) as error:  # ValueError: "." and "/" are not names of files
+            reason = error.strerror if isinstance(error, OSError) else error
+            sys.exit(f"error: {arguments.csv} cannot be written: {reason}")
 
 
 if __name__ == "__main__":

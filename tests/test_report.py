@@ -1,58 +1,373 @@
-"""Tables from result files."""
+"""Tables and comparisons from files of runs, as the command line makes them."""
 
+import csv
 import json
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from src.report import group_runs, mean_and_deviation, net_name, summary_table
+from src import report
+from src.compare import summarise, welch
+from src.report import net_name, seed_ranges
 from src.runlog import clock
+from src.runs import gather, grouped
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def write_run(folder: Path, seed: int, goodness: float, learning_rate: float = 0.01) -> None:
+def write_run(
+    folder: Path,
+    seed: int,
+    goodness: float,
+    one_pass: float = 5.0,
+    without: tuple[str, ...] = (),
+    hardware: str = "a CPU",
+    precision: str = "fp32",
+    **changed: Any,
+) -> Path:
+    """A finished run; `changed` and `without` name keys of its configuration, sections[key] as section__key."""
+    config = yaml.safe_load((REPOSITORY / "configs" / "config.yaml").read_text())
+    del config["defaults"], config["hydra"]
+    for name, value in ({"seed": seed, "data__root": str(folder)} | changed).items():
+        *section, key = name.split("__")
+        (config.setdefault(section[0], {}) if section else config)[key] = value
+    for name in without:
+        section, key = name.split("__")
+        del config[section][key]
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(
-        f"name: matlab\nseed: {seed}\ntraining: {{learning_rate: {learning_rate}}}\n"
-        f"data: {{root: {folder}}}\nevaluation: {{every: {seed}}}\n"
-    )
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     result = {
-        "name": "matlab", "seed": seed, "hidden_dims": [30, 30], "epochs": 7, "train_images": 60000,
-        "test_error_goodness": goodness, "test_error_one_pass": goodness + 1, "test_error_goodness_layer_1": 9.0,
-        "test_error_goodness_layer_2": 8.0, "test_error_goodness_all_layers": 7.0, "precision": "fp32",
-        "hardware": "a CPU", "seconds_per_epoch": 2.0,
+        "name": config["name"], "seed": seed, "hidden_dims": [30, 30], "epochs": 7, "train_images": 60000,
+        "test_error_goodness": goodness, "test_error_one_pass": one_pass, "test_error_goodness_layer_1": 9.0,
+        "test_error_goodness_layer_2": 8.0, "test_error_goodness_all_layers": 7.0, "precision": precision,
+        "hardware": hardware, "seconds_per_epoch": 2.0 + seed,
     }  # fmt: skip
     (folder / "result.json").write_text(json.dumps(result))
+    return folder
 
 
-def test_runs_that_differ_only_in_seed_and_folder_share_a_row(tmp_path):
-    write_run(tmp_path / "a" / "0", 0, 1.4)
-    write_run(tmp_path / "a" / "1", 1, 1.6)
-    write_run(tmp_path / "b", 0, 3.0, learning_rate=0.02)
-    table = summary_table(group_runs(tmp_path))
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    assert len({len(row) for row in rows}) == 1
-    by_name = [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
-    assert [row["goodness"] for row in by_name] == ["1.50 ± 0.14", "3.00"]
-    assert [row["one pass"] for row in by_name] == ["2.50 ± 0.14", "4.00"]
-    assert [row["seeds"] for row in by_name] == ["0, 1", "0"]
-    assert [row["published"] for row in by_name] == ["1.47 (goodness)", "-"]  # the second is not what was published
+def write_seeds(folder: Path, errors: list[float], one_pass: list[float] | None = None, **changed: Any) -> Path:
+    for seed, error in enumerate(errors):
+        write_run(folder / str(seed), seed, error, one_pass[seed] if one_pass else error, **changed)
+    return folder
 
 
-def test_an_empty_folder_is_one_line(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "src.report", str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs `python -m src.report ARGUMENT...` in this process; returns its exit status, stdout and stderr."""
+
+    def run(*arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
+        capsys.readouterr()
+        status, message = 0, ""
+        try:
+            report.main()
+        except SystemExit as stop:
+            status, message = 1, f"{stop.code}\n"
+        out, err = capsys.readouterr()
+        return status, out, err + message
+
+    return run
+
+
+def table_rows(text: str) -> list[dict[str, str]]:
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
+
+
+def student_two_sided_p(t: float, df: float) -> float:
+    """By Simpson's rule over Student's density."""
+    steps = 2000
+    density = [(1 + (i * t / steps) ** 2 / df) ** (-(df + 1) / 2) for i in range(steps + 1)]
+    integral = (density[0] + density[-1] + 4 * sum(density[1:-1:2]) + 2 * sum(density[2:-1:2])) * t / steps / 3
+    return 1 - 2 * integral * math.gamma((df + 1) / 2) / math.gamma(df / 2) / math.sqrt(df * math.pi)
+
+
+# --- The table ------------------------------------------------------------------------------------------------------
+
+
+def test_runs_that_differ_only_in_seed_and_folder_share_a_row(tmp_path, command):
+    write_seeds(tmp_path / "a", [1.3, 1.4, 1.5, 1.6, 1.7], one_pass=[2.0, 2.0, 2.0, 2.0, 3.0])
+    write_run(tmp_path / "b", 3, 3.0, training__learning_rate=0.02)
+    status, out, err = command(tmp_path)
+    assert (status, err) == (0, "")
+    first, second = table_rows(out)
+    # t of 97.5 % with 4 degrees of freedom is 2.776;
+    # 2.776 * 0.15811 / sqrt(5) = 0.196, 2.776 * 0.44721 / sqrt(5) = 0.555
+    assert first["goodness"] == "1.50 ± 0.16 [1.30, 1.70]"
+    assert first["one pass"] == "2.20 ± 0.45 [1.64, 2.76]"
+    assert (first["n"], first["seeds"], first["s / epoch"], first["images"]) == ("5", "0-4", "4.0", "60,000")
+    assert (second["n"], second["seeds"], second["goodness"]) == ("1", "3", "3.00")
+    assert (first["layer 1 alone"], second["all layers"]) == ("9.00 ± 0.00", "7.00")
+    assert (first["changed"], second["changed"]) == ("", "learning_rate=0.02")
+    assert (first["published"], second["published"]) == ("1.47 (goodness)", "-")  # the second is not what was published
+
+
+def test_published_errors_are_of_the_experiment_with_its_values_on_any_images(tmp_path, command):
+    write_run(tmp_path / "matlab", 0, 1.4, data__validation_images=0)
+    dims = [2000] * 4
+    write_run(tmp_path / "paper", 0, 1.4, name="paper", model__hidden_dims=dims, training__epochs=60)
+    write_run(tmp_path / "paper_short", 0, 1.4, name="paper", model__hidden_dims=dims, training__epochs=6)
+    write_run(tmp_path / "user", 0, 1.4, name="a name=of my, own")
+    rows = table_rows(command(tmp_path)[1])
+    assert [row["published"] for row in rows] == ["1.47 (goodness)", "1.36", "-", "-"]
+
+
+def test_configurations_of_older_and_newer_versions_share_a_row(tmp_path, command):
+    write_run(tmp_path / "0", 0, 1.4)
+    write_run(tmp_path / "1", 1, 1.6, without=("training__step", "model__temperature", "data__jitter"))
+    write_run(tmp_path / "2", 2, 1.8, logging__tensorboard=True, evaluate="x", evaluation__every=0, device="cpu")
+    (row,) = table_rows(command(tmp_path)[1])
+    assert row["seeds"] == "0-2"
+    assert "changed" not in row  # nothing would stand in that column
+    write_run(tmp_path / "3", 3, 1.8, without=("training__epochs",), model__temperature=2.0)
+    assert [row["seeds"] for row in table_rows(command(tmp_path)[1])] == ["0-2", "3"]
+
+
+def test_changed_values_are_short_where_that_is_clear(tmp_path, command):
+    write_run(
+        tmp_path / "a", 0, 1.4, training__batch_size=50, training__negatives="uniform", model__peer_normalisation=6e-6,
+        training__decay_in_momentum=True, model__hidden_dims=[20, 10], training__epochs=3, data__validation_images=0,
+        model__of_the_future="x",
+    )  # fmt: skip
+    (row,) = table_rows(command(tmp_path)[1])
+    assert row["changed"].split(", ") == [
+        "peer_normalisation=6e-06", "training.batch_size=50", "decay_in_momentum=true", "negatives=uniform",
+        "of_the_future=x",
+    ]  # fmt: skip
+
+
+def test_hardware_and_precision_make_rows(tmp_path, command):
+    write_run(tmp_path / "0", 0, 1.4)
+    write_run(tmp_path / "1", 1, 1.4, hardware="a GPU")
+    write_run(tmp_path / "2", 2, 1.4, hardware="a GPU", precision="bf16")
+    rows = table_rows(command(tmp_path)[1])
+    assert [(row["seeds"], row["hardware"], row["precision"]) for row in rows] == [
+        ("0", "a CPU", "fp32"),
+        ("1", "a GPU", "fp32"),
+        ("2", "a GPU", "bf16"),
+    ]
+
+
+def test_a_repeated_seed_counts_once_and_is_named(tmp_path, command):
+    first, again = write_run(tmp_path / "a", 0, 1.4), write_run(tmp_path / "c", 0, 9.9)
+    write_run(tmp_path / "b", 1, 1.6)
+    status, out, err = command(tmp_path / "c", tmp_path)  # whatever the order, and c is there twice
+    assert (status, err) == (0, f"not counted {again}: the same seed as {first}\n")
+    (row,) = table_rows(out)
+    assert (row["n"], row["goodness"]) == ("2", "1.50 ± 0.14 [0.23, 2.77]")  # 12.706 * 0.1
+
+
+def test_folders_are_gathered_and_what_is_no_finished_run_is_named(tmp_path, command):
+    sweep = tmp_path / "multirun" / "2030-01-01"
+    write_run(sweep / "0_matlab_seed0", 0, 1.4)
+    (sweep / "multirun.yaml").write_text("hydra: {}\n")
+    (sweep / "0_matlab_seed0" / ".hydra").mkdir()
+    (sweep / "0_matlab_seed0" / ".hydra" / "config.yaml").write_text("seed: 0\n")
+    single = write_run(tmp_path / "outputs" / "a", 1, 1.4)
+    bad = {name: write_run(sweep / name, 7, 1.4) for name in "abcdefgh"}
+    for name in "ab":
+        (bad[name] / "result.json").unlink()
+    (bad["b"] / "config.yaml").rename(bad["b"] / "metrics.jsonl")
+    (bad["c"] / "config.yaml").unlink()
+    (bad["d"] / "result.json").write_text('{"name": "matl')
+    (bad["e"] / "result.json").write_text("[1, 2]")
+    (bad["f"] / "result.json").write_text((bad["f"] / "result.json").read_text().replace("1.4", "NaN"))
+    (bad["g"] / "config.yaml").write_text("")
+    (bad["h"] / "config.yaml").write_text("name: [matlab\n")
+    status, out, err = command(tmp_path / "multirun", single)
+    (row,) = table_rows(out)
+    assert (status, row["seeds"]) == (0, "0, 1")
+    reasons = dict(re.fullmatch(r"skipped (.*?): (.*)", line).groups() for line in err.splitlines())
+    assert list(reasons) == [str(folder) for folder in bad.values()]
+    words = [
+        "not finished", "not finished", "no config.yaml", "result.json cannot be read", "not that of a run",
+        "test_error_goodness", "config.yaml is not that of its", "config.yaml cannot be read",
+    ]  # fmt: skip
+    for reason, word in zip(reasons.values(), words, strict=True):
+        assert word in reason
+
+
+def test_the_kept_results_are_all_read(capsys):
+    runs = gather([REPOSITORY / "results"])
+    assert len(runs) == len(list((REPOSITORY / "results").rglob("result.json")))
+    assert capsys.readouterr().err == ""
+    folders = [{run.folder.parent.name for run in group} for group in grouped(runs, "precision", "hardware")]
+    assert all(len(names) == 1 for names in folders)  # a folder of seeds is one configuration, on one machine
+    assert len(folders) == len(set.union(*folders))
+
+
+def test_folders_without_results_are_one_line(tmp_path, command):
+    assert command(tmp_path / "x") == (1, "", f"error: there is no folder {tmp_path / 'x'}\n")
+    file = tmp_path / "file"
+    file.touch()
+    assert command(file) == (1, "", f"error: there is no folder {file}\n")
+
+
+def test_the_command_fails_with_one_line_and_a_run_does_not_wait_for_scipy(tmp_path):
+    code = (
+        "import runpy, sys, src.report; assert 'scipy' not in sys.modules; del sys.modules['src.report']; "
+        "runpy.run_module('src.report', run_name='__main__', alter_sys=True)"
     )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stderr == f"error: there is no finished run below {tmp_path}\n"
     assert done.returncode == 1
-    assert done.stderr == f"error: there is no result.json below {tmp_path}\n"
 
 
-@pytest.mark.parametrize(("values", "expected"), [([1.0], "1.00"), ([1.0, 2.0, 3.0], "2.00 ± 1.00")])
-def test_mean_and_sample_deviation(values, expected):
-    assert mean_and_deviation(values) == expected
+# --- CSV ------------------------------------------------------------------------------------------------------------
+
+
+def test_csv_holds_the_figures_of_the_table_in_full(tmp_path, command):
+    write_seeds(tmp_path / "runs" / "a", [1.31, 1.47, 1.52], one_pass=[1.3, 1.3, 1.6])
+    write_run(tmp_path / "runs" / "b", 4, 3.0, training__negatives="uniform", training__momentum=0.5)
+    file = tmp_path / "table.csv"
+    assert command(tmp_path / "runs", "--csv", file)[:2] == command(tmp_path / "runs")[:2]
+    with file.open(newline="", encoding="utf-8") as lines:
+        first, second = csv.DictReader(lines)
+    mean = 4.3 / 3
+    std = math.sqrt(((1.31 - mean) ** 2 + (1.47 - mean) ** 2 + (1.52 - mean) ** 2) / 2)
+    half = 4.302652729911275 * std / math.sqrt(3)  # t of 97.5 % with 2 degrees of freedom
+    figures = [float(first[f"goodness_{name}"]) for name in ("n", "mean", "std", "low", "high")]
+    assert figures == pytest.approx([3, mean, std, mean - half, mean + half], rel=1e-9)
+    assert float(first["one_pass_mean"]) == pytest.approx(1.4)
+    assert (first["seeds"], first["images"], first["published"]) == ("0 1 2", "60000", "1.47 (goodness)")
+    assert second["changed"] == "momentum=0.5, negatives=uniform"
+    assert [second[f"goodness_{name}"] for name in ("n", "mean", "std", "low", "high")] == ["1", "3.0", "", "", ""]
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["table.csv"]
+
+
+@pytest.mark.parametrize("name", ["missing/table.csv", "runs", "."])
+def test_a_csv_that_cannot_be_written_is_one_line(tmp_path, command, monkeypatch, name):
+    write_run(tmp_path / "runs", 0, 1.4)
+    monkeypatch.chdir(tmp_path)
+    status, _, err = command("runs", "--csv", name)
+    assert status == 1
+    assert re.fullmatch(f"error: {re.escape(name)} cannot be written: .+\n", err)
+
+
+# --- Comparisons ----------------------------------------------------------------------------------------------------
+
+
+def test_a_difference_is_told_with_its_interval_from_either_side(tmp_path, command):
+    hard, uniform = [1.36, 1.41, 1.46, 1.51, 1.56], [1.55, 1.60, 1.65, 1.70, 1.75]
+    write_seeds(tmp_path / "a", hard, one_pass=uniform)
+    write_seeds(tmp_path / "b", uniform, one_pass=hard, training__negatives="uniform", name="u")
+    status, out, err = command("--compare", tmp_path / "b", tmp_path / "a")
+    assert (status, err) == (0, "")
+    # Both variances are 0.00625: 8 degrees of freedom, standard error 0.05, t = 3.8, 97.5 % at 2.306.
+    p = student_two_sided_p(3.8, 8)
+    ends = f"1.46 against 1.65 %, difference 0.19 [0.07, 0.31], p = {p:.2g} (Welch's t-test, n = 5 and 5)"
+    assert out.splitlines()[-2:] == [
+        f"by goodness: 'negatives=hard' has the lower error: {ends}",
+        f"in one pass: 'negatives=uniform' has the lower error: {ends}",
+    ]
+    goodness, one_pass = table_rows(out)
+    assert (goodness["first - second"], one_pass["first - second"]) == ("-0.19 [-0.31, -0.07]", "0.19 [0.07, 0.31]")
+    assert (goodness["t"], one_pass["t"], goodness["degrees of freedom"]) == ("-3.80", "3.80", "8.0")
+    assert (goodness["p"], goodness["negatives=hard"]) == (f"{p:.2g}", "1.46 ± 0.08 [1.36, 1.56]")
+
+
+def test_no_difference_shown_and_other_hardware_is_told(tmp_path, command):
+    write_seeds(tmp_path / "a", [1.40, 1.50], hardware="a GPU", precision="bf16", evaluation__batch_size=7)
+    write_run(tmp_path / "a" / "2", 2, 1.6, 1.6)
+    write_seeds(tmp_path / "b", [1.45, 1.55], training__batch_size=50)
+    status, out, _ = command("--compare", tmp_path)
+    assert status == 0
+    sentence = "by goodness: no difference shown: 'training.batch_size=100' 1.50 and 'training.batch_size=50' 1.50 %, "
+    _, _, _, _, _, goodness, _, *differing = out.splitlines()
+    assert goodness.startswith(f"{sentence}difference 0.00 [-0.")
+    assert goodness.endswith("p = 1 (Welch's t-test, n = 3 and 2)")
+    assert differing == [
+        "hardware differs: 'training.batch_size=100' a CPU, a GPU; 'training.batch_size=50' a CPU",
+        "precision differs: 'training.batch_size=100' bf16, fp32; 'training.batch_size=50' fp32",
+    ]
+
+
+def test_one_configuration_is_compared_by_precision(tmp_path, command):
+    write_seeds(tmp_path / "a", [1.4, 1.5, 1.6])
+    write_seeds(tmp_path / "b", [2.4, 2.5, 2.6], precision="bf16")
+    status, out, err = command("--compare", tmp_path)
+    assert (status, err) == (0, "")
+    assert "by goodness: 'precision=fp32' has the lower error: 1.50 against 2.50 %" in out
+    assert "precision differs" not in out
+
+
+def test_figures_without_any_spread_are_not_tested(tmp_path, command):
+    write_seeds(tmp_path / "a", [1.46] * 3, one_pass=[1.5] * 3)
+    write_seeds(tmp_path / "b", [1.46] * 2, one_pass=[1.7] * 2, training__momentum=0.5)
+    status, out, err = command("--compare", tmp_path)
+    assert (status, err) == (0, "")
+    goodness, one_pass = out.splitlines()[-2:]
+    assert goodness == "by goodness: no difference shown: 1.46 % with every seed of both (n = 3 and 2)"
+    assert one_pass.startswith("in one pass: no test is possible: 'momentum=0.9' 1.50 and 'momentum=0.5' 1.70 % with")
+    assert "nan" not in out and "inf" not in out
+
+
+def test_comparisons_that_cannot_be_made_are_one_line(tmp_path, command):
+    write_seeds(tmp_path / "a", [1.4, 1.5])
+    status, out, err = command("--compare", tmp_path)
+    assert (status, out) == (1, "")
+    assert f"two configurations, not 1: matlab (the defaults), as in {tmp_path / 'a' / '0'}." in err
+
+    write_run(tmp_path / "b", 4, 1.4, training__momentum=0.5)
+    status, out, err = command("--compare", tmp_path)
+    assert (status, out) == (1, "")
+    assert err == ("error: --compare takes two seeds or more of each configuration; there is one of 'momentum=0.5'\n")
+
+    write_run(tmp_path / "c", 4, 1.4, name="c", training__epochs=5)
+    status, out, err = command("--compare", tmp_path)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: --compare takes two configurations, not 3: ")
+    assert err.count("\n") == 1
+    assert f"; matlab (momentum=0.5), as in {tmp_path / 'b'}; c (epochs=5), as in {tmp_path / 'c'}. Give" in err
+
+
+def test_welch_is_what_the_formulas_give():
+    first, second = [1.40, 1.52, 1.45, 1.61], [1.72, 1.30, 1.95, 2.20, 1.50, 1.88]
+
+    def mean_and_variance(values: list[float]) -> tuple[float, float]:
+        mean = sum(values) / len(values)
+        return mean, sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+    (mean_1, variance_1), (mean_2, variance_2) = mean_and_variance(first), mean_and_variance(second)
+    a, b = variance_1 / 4, variance_2 / 6
+    t, df = (mean_1 - mean_2) / math.sqrt(a + b), (a + b) ** 2 / (a**2 / 3 + b**2 / 5)
+    test = welch(first, second)
+    assert (test.difference, test.t, test.df) == pytest.approx((mean_1 - mean_2, t, df), rel=1e-9)
+    assert test.p == pytest.approx(student_two_sided_p(abs(t), df), rel=1e-6)
+    half = (test.high - test.low) / 2
+    assert (test.low + test.high) / 2 == pytest.approx(test.difference)
+    assert student_two_sided_p(half / math.sqrt(a + b), df) == pytest.approx(0.05, rel=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_sample_without_spread_is_tested_with_the_others():
+    test = welch([1.46, 1.46, 1.46], [1.6, 1.7, 1.8])
+    assert (test.t, test.df) == pytest.approx((-0.24 / math.sqrt(0.01 / 3), 2))
+
+
+@pytest.mark.parametrize(("n", "quantile"), [(2, 12.706), (3, 4.303), (5, 2.776), (10, 2.262), (31, 2.042)])
+def test_intervals_use_the_textbook_quantiles(n, quantile):
+    summary = summarise([float(i) for i in range(n)])
+    assert (summary.high - summary.mean) * math.sqrt(n) / summary.std == pytest.approx(quantile, abs=5e-4)
+    assert summary.mean - summary.low == pytest.approx(summary.high - summary.mean)
+
+
+# --- Names ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seeds", "expected"), [([0, 1, 2, 3, 4], "0-4"), ([0, 2], "0, 2"), ([0, 1, 5, 6, 7, 9], "0, 1, 5-7, 9")]
+)
+def test_seeds_in_a_row_are_a_range(seeds, expected):
+    assert seed_ranges(seeds) == expected
 
 
 def test_names():

@@ -1,0 +1,182 @@
+"""Finished runs, found below folders and grouped by their configurations."""
+
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from src.config import composed
+
+# Values and sections of a configuration that do not change what is being measured, or stand in the result as well.
+NOT_COMPARED = {
+    "seed", "device", "precision", "data.root", "resume", "evaluate", "logging", "training.step",
+    "training.compile", "training.cuda_graph", "training.checkpoint_every", "evaluation.every", "evaluation.batch_size",
+}  # fmt: skip
+RUN_FILES = {"config.yaml", "metrics.jsonl", "result.json"}
+FIGURES = ("goodness", "one_pass", "goodness_layer_1", "goodness_all_layers")  # test_error_... of a result, in percent
+NUMBER = (int, float)
+RESULT_TYPES = {
+    "name": str, "seed": int, "hidden_dims": list, "epochs": int, "train_images": int, "precision": str,
+    "hardware": str, "seconds_per_epoch": NUMBER, **{f"test_error_{figure}": NUMBER for figure in FIGURES},
+}  # fmt: skip
+
+
+class NotARun(ValueError):
+    """A folder does not hold a finished run. The message says why."""
+
+
+class Run(NamedTuple):
+    folder: Path
+    result: dict[str, Any]  # the content of result.json
+    values: dict[str, Any]  # its configuration's `compared_values`
+
+
+def flat(config: dict[str, Any]) -> dict[str, Any]:
+    """{"training": {"epochs": 100}, "seed": 0} -> {"training.epochs": 100, "seed": 0}."""
+    values = {}
+    for key, content in config.items():
+        if isinstance(content, dict):
+            values |= {f"{key}.{name}": value for name, value in content.items()}
+        else:
+            values[key] = content
+    return values
+
+
+@cache  # because composing takes a third of a second
+def composed_values(*overrides: str) -> dict[str, Any]:
+    return flat(OmegaConf.to_container(composed(*overrides), resolve=True))
+
+
+def compared_values(values: dict[str, Any]) -> dict[str, Any]:
+    """{"training.epochs": 100, ...}: those of the `flat` values of a configuration that may change its result.
+
+    A key that was added after the configuration was saved has its default of configs/config.yaml.
+    """
+    values = composed_values() | values
+    return {key: value for key, value in values.items() if not {key, key.partition(".")[0]} & NOT_COMPARED}
+
+
+def differing(values: dict[str, Any], reference: dict[str, Any], leave_out: tuple[str, ...] = ()) -> str:
+    """ "negatives=uniform, training.batch_size=50": the values that are not those of `reference`, as overrides.
+
+    A key goes without its section where that is enough to know it by.
+    """
+    keys = composed_values() | reference | values
+    last_parts = [key.rpartition(".")[2] for key in keys]
+
+    def override(key: str) -> str:
+        last_part = key.rpartition(".")[2]
+        value = values.get(key, "absent")
+        text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        return f"{last_part if last_parts.count(last_part) == 1 else key}={text}"
+
+    return ", ".join(
+        override(key)
+        for key in keys
+        if key not in leave_out and values.get(key, "absent") != reference.get(key, "absent")
+    )
+
+
+def differing_from_default(values: dict[str, Any], leave_out: tuple[str, ...]) -> str:
+    """What `values` has otherwise than configs/config.yaml."""
+    return differing(values, compared_values({}), leave_out)
+
+
+def run_folders(folder: Path) -> Iterator[Path]:
+    """The folders, from `folder` down, that hold a file of a run; not hidden ones, where Hydra records overrides."""
+    for parent, below, files in os.walk(folder):
+        below[:] = [name for name in below if not name.startswith(".")]
+        if RUN_FILES & set(files):
+            yield Path(parent)
+
+
+def check_result(result: Any) -> None:
+    """Raises NotARun if `result` lacks a figure of a run's result.json."""
+    if not isinstance(result, dict):
+        raise NotARun("result.json is not that of a run")
+    wrong = [key for key, kind in RESULT_TYPES.items() if not isinstance(result.get(key), kind)]
+    wrong = wrong or [key for key in RESULT_TYPES if key.startswith("test_error") and not 0 <= result[key] <= 100]
+    if wrong:
+        raise NotARun(f"result.json is not that of a run (no usable {', '.join(wrong)})")
+
+
+def read_run(folder: Path) -> Run:
+    """The finished run in `folder`.
+
+    Raises:
+        NotARun: it is not finished, or a file is missing, damaged or not a run's.
+    """
+    if not (folder / "result.json").is_file():
+        raise NotARun("there is no result.json (not finished)")
+    if not (folder / "config.yaml").is_file():
+        raise NotARun("there is no config.yaml beside its result.json")
+    try:
+        result = json.loads((folder / "result.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise NotARun(f"result.json cannot be read ({error})") from error
+    check_result(result)
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise NotARun(f"config.yaml cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(config, dict) or any(config.get(key) != result[key] for key in ("name", "seed")):
+        raise NotARun("config.yaml is not that of its result.json (another name or seed)")
+    return Run(folder, result, compared_values(flat(config)))
+
+
+def gather(folders: list[Path]) -> list[Run]:
+    """The finished runs at or below `folders`, sorted by path, each once; stderr names what is skipped, and why.
+
+    Raises:
+        SystemExit: one of the folders does not exist, or none holds a finished run.
+    """
+    found = {}
+    for folder in folders:
+        if not folder.is_dir():
+            sys.exit(f"error: there is no folder {folder}")
+        found |= {path.resolve(): path for path in run_folders(folder)}
+    runs = []
+    for path in sorted(found.values()):
+        try:
+            runs.append(read_run(path))
+        except NotARun as reason:
+            print(f"skipped {path}: {reason}", file=sys.stderr)
+    if not runs:
+        sys.exit(f"error: there is no finished run below {', '.join(map(str, folders))}")
+    return runs
+
+
+def grouped(runs: list[Run], *result_keys: str) -> list[list[Run]]:
+    """`runs` by configuration and by these values of their results."""
+    groups = defaultdict(list)
+    for run in runs:
+        key = (json.dumps(run.values, sort_keys=True), *(run.result[key] for key in result_keys))
+        groups[key].append(run)
+    return list(groups.values())
+
+
+def one_a_seed(group: list[Run]) -> list[Run]:
+    """The runs of a group by seed, each seed once; stderr names what is left out.
+
+    A seed stands for the same initial weights and the same samples, so that a second run of it is no second sample:
+    counting both would make the interval too narrow. The first by path counts, whatever their figures are.
+    """
+    by_seed = {}
+    for run in group:
+        counted = by_seed.setdefault(run.result["seed"], run)
+        if counted is not run:
+            print(f"not counted {run.folder}: the same seed as {counted.folder}", file=sys.stderr)
+    return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+def errors(runs: list[Run], figure: str) -> list[float]:
+    """Test errors in percent, one a run."""
+    return [run.result[f"test_error_{figure}"] for run in runs]
