@@ -4,22 +4,26 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.config import load, load_saved, one_line_errors
-from src.experiment import run
-from src.report import result_table
+from src.config import one_line_errors
+from src.experiment import evaluate, run
+from src.report import errors_table, result_table
+from src.sweep import job, load_job, was_requeued
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")
 def main(values: DictConfig) -> None:
-    with one_line_errors():  # here too, as Hydra adds a line of its own to what leaves this function
-        if values.resume:
-            folder = Path(values.resume)
-            results = run(load_saved(folder, values, HydraConfig.get().overrides.task), folder, resume=True)
+    settings = HydraConfig.get()
+    # Around a single run too, as Hydra adds a line of its own to an error that leaves this function.
+    with job() if settings.mode == RunMode.MULTIRUN else one_line_errors():
+        config = load_job(values, settings.overrides.task)
+        if values.evaluate:
+            print(errors_table(evaluate(config, Path(values.evaluate))))
         else:
-            results = run(load(values), Path(HydraConfig.get().runtime.output_dir))
-    print(result_table(results))
+            folder = Path(values.resume or settings.runtime.output_dir)
+            print(result_table(run(config, folder, resume=bool(values.resume) or was_requeued(folder))))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from src.model import FFNet
 
@@ -38,6 +38,28 @@ def save_model(model: nn.Module, path: Path) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+def load_model(model: nn.Module, path: Path) -> None:
+    """Puts what `save_model` wrote into `model`, on its device.
+
+    Raises:
+        CheckpointError: the file was cut short or changed, or is of another architecture.
+    """
+    state = _load_whole(path, next(model.parameters()).device)
+    _check_architecture(model, state)
+    model.load_state_dict(state)
+
+
+def _check_architecture(model: nn.Module, state: dict[str, Tensor]) -> None:
+    saved, ours = (
+        {name: list(tensor.shape) for name, tensor in tensors.items()} for tensors in (state, model.state_dict())
+    )
+    for name in ours | saved:
+        if saved.get(name) != ours.get(name):
+            raise CheckpointError(
+                f"the checkpoint is of another architecture: its {name} is {saved.get(name)}, not {ours.get(name)}"
+            )
+
+
 def training_state(model: FFNet, generator: torch.Generator) -> dict[str, Any]:
     """A copy of all that the next epoch depends on: weights, biases, running means, read-out, g, generator."""
     return {
@@ -53,15 +75,7 @@ def restore_training_state(model: FFNet, generator: torch.Generator, state: dict
     Raises:
         CheckpointError: it is of another architecture.
     """
-    saved, ours = (
-        {name: list(tensor.shape) for name, tensor in tensors.items()}
-        for tensors in (state["model"], model.state_dict())
-    )
-    for name in ours | saved:
-        if saved.get(name) != ours.get(name):
-            raise CheckpointError(
-                f"the checkpoint is of another architecture: its {name} is {saved.get(name)}, not {ours.get(name)}"
-            )
+    _check_architecture(model, state["model"])
     model.load_state_dict(state["model"])
     for name, parameter in model.named_parameters():
         parameter.grad.copy_(state["smoothed_gradients"][name])
@@ -90,16 +104,31 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
     if not path.exists():
         return None
     try:
+        content = _load_whole(path, device)
+        if content.keys() != {"epoch", "state", "metrics", "train_seconds"}:
+            raise CheckpointError(f"{path} is no checkpoint of a run")
+        return content
+    except CheckpointError as error:
+        previous = folder / PREVIOUS
+        offer = f"; the one before may be whole: mv {previous} {path}" if previous.exists() else ""
+        raise CheckpointError(f"{error}{offer}") from error
+
+
+def _load_whole(path: Path, device: torch.device) -> dict[str, Any]:
+    """The dictionary that torch.save wrote to `path`, its tensors on `device`.
+
+    Raises:
+        CheckpointError: the file was cut short or changed, or holds something else.
+    """
+    try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch.load does not compare checksums
         if damaged:
             raise ValueError(f"{damaged} has another checksum")
         content = torch.load(path, map_location=device, weights_only=True)
-        if content.keys() != {"epoch", "state", "metrics", "train_seconds"}:
-            raise ValueError("it holds something else")
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
     except Exception as error:  # what damaged bytes raise in zipfile and torch.load is not documented
-        previous = folder / PREVIOUS
-        offer = f"; the one before may be whole: mv {previous} {path}" if previous.exists() else ""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is damaged or not a checkpoint ({reason}){offer}") from error
+        raise CheckpointError(f"{path} is damaged or not ours ({reason})") from error
     return content

@@ -18,10 +18,15 @@ from yaml import YAMLError
 
 from src.data import SIDE, TRAINING_FILE_IMAGES, DataError
 from src.device import PRECISIONS, resolve_device
+from src.interrupt import StoppedJob
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
-FREE_ON_RESUME = ("data.root", "training.checkpoint_every")
+# What may differ from a run's own configuration when it is used again, by the key that names its folder.
+MAY_DIFFER = {
+    "resume": ("data.root", "training.checkpoint_every", "logging.tensorboard", "logging.pictures"),
+    "evaluate": ("data.root", "device", "precision", "evaluation.batch_size"),
+}
 
 # Hydra prints its errors at length, unless this variable makes it hand them on to `one_line_errors`.
 SHOW_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -101,6 +106,7 @@ class TrainingConfig:
     decay_in_momentum: bool = MISSING
     negatives: str = MISSING
     step: str = MISSING
+    compile: bool = MISSING
     cuda_graph: bool = MISSING
     checkpoint_every: int = MISSING
 
@@ -113,6 +119,7 @@ class TrainingConfig:
         _check_choice("training.negatives", self.negatives, "hard", "uniform")
         _check_number("training.checkpoint_every", self.checkpoint_every, 0)
         _check_choice("training.step", self.step, "fast", "plain")
+        _check(not self.compile or self.step == "fast", "training.compile", self.compile, "needs training.step=fast")
 
 
 @dataclass
@@ -126,6 +133,12 @@ class EvaluationConfig:
 
 
 @dataclass
+class LoggingConfig:
+    tensorboard: bool = MISSING
+    pictures: bool = MISSING
+
+
+@dataclass
 class Config:
     name: str = MISSING
     seed: int = MISSING
@@ -135,7 +148,9 @@ class Config:
     model: ModelConfig = MISSING
     training: TrainingConfig = MISSING
     evaluation: EvaluationConfig = MISSING
+    logging: LoggingConfig = MISSING
     resume: str | None = None
+    evaluate: str | None = None
 
     def __post_init__(self):
         _check_number("seed", self.seed, 0, 2**63)
@@ -148,12 +163,20 @@ class Config:
 
 
 ConfigStore.instance().store(name="schema", node=Config)
-# For hydra's folders in configs/config.yaml: `then` if the run to resume exists (a mistyped name makes no folder).
+
+
+def _saved_run(*folders: str | None) -> str | None:
+    """The first of `folders` that holds a run."""
+    return next((folder for folder in folders if folder and (Path(folder) / "config.yaml").is_file()), None)
+
+
+# For hydra's folders in configs/config.yaml; a mistyped folder is not made.
+OmegaConf.register_new_resolver("saved_run_or", lambda *folders: _saved_run(*folders[:-1]) or folders[-1], replace=True)
 OmegaConf.register_new_resolver(
-    "if_run",
-    lambda resume, then, otherwise: then if resume and (Path(resume) / "config.yaml").is_file() else otherwise,
-    replace=True,
+    "unless_saved_run", lambda *folders: None if _saved_run(*folders[:-1]) else folders[-1], replace=True
 )
+# And for its log: "#2 " before the lines of a sweep's job 2, as Hydra numbers them.
+OmegaConf.register_new_resolver("line_start", lambda job: "" if job is None else f"#{job} ", replace=True)
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -180,27 +203,29 @@ def load(values: DictConfig) -> Config:
     return OmegaConf.to_object(values)
 
 
-def load_saved(folder: Path, values: DictConfig, overrides: Sequence[str]) -> Config:
-    """The configuration of the run in `folder`, to resume it.
+def load_saved(folder: Path, values: DictConfig, key: str = "evaluate", overrides: Sequence[str] = ()) -> Config:
+    """The configuration that the run in `folder` was started with.
 
     Args:
-        values, overrides: Hydra's; of these, only what cannot change the result (FREE_ON_RESUME) is taken.
+        values: Hydra's; keys that are newer than the run are taken from it.
+        key: "resume" or "evaluate", for which it is needed.
+        overrides: of the command line; taken where they cannot change the result (MAY_DIFFER).
 
     Raises:
-        ConfigError: there is no run, or an override would change its result.
+        ConfigError: there is no run, or an override could change its result.
     """
     path = folder / "config.yaml"
     if not path.is_file():
-        raise ConfigError(f"resume={folder}: there is no run to resume (no config.yaml)")
-    saved = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+        raise ConfigError(f"{folder}: there is no run (no config.yaml)")
+    saved = OmegaConf.merge(values, OmegaConf.load(path), {"resume": None, "evaluate": None})
     for override in overrides:
-        key = override.lstrip("+~").partition("=")[0]
-        if key in FREE_ON_RESUME:
-            OmegaConf.update(saved, key, OmegaConf.select(values, key))
-        elif key != "resume":
+        name = override.lstrip("+~").partition("=")[0]
+        if name in MAY_DIFFER[key]:
+            OmegaConf.update(saved, name, OmegaConf.select(values, name))
+        elif name != key:
             raise ConfigError(
                 f"{override}: could change the result of the run in {folder}; "
-                f"when it is resumed, only {' and '.join(FREE_ON_RESUME)} may differ"
+                f"with {key}=, only {', '.join(MAY_DIFFER[key])} may be given"
             )
     return load(saved)
 
@@ -210,12 +235,13 @@ def _unknown_key(key: str) -> str:
 
 
 # What a user can bring about and mend.
-USER_ERRORS = (ConfigError, DataError, HydraException, OmegaConfBaseException, YAMLError, OSError)
+USER_ERRORS = (ConfigError, DataError, HydraException, OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError)
 
 
 def explain(error: Exception) -> str:
     """One line for an error of `USER_ERRORS`: what is wrong and where."""
-    text = f"{error}\n{error.__cause__ or ''}"
+    cause = str(error.__cause__ or "")
+    text = str(error) if cause in str(error) else f"{error}\n{cause}"
     file = re.match(r"In '([^']+)': ", text)
     where = f"in {file[1]}.yaml, " if file else ""
     at_key = re.search(r"^(.*)\n\s*full_key: (\S+)", text, re.MULTILINE)  # what is wrong, and below it the key
@@ -239,5 +265,11 @@ def one_line_errors() -> Iterator[None]:
         if SHOW_TRACEBACK:
             raise
         sys.exit(f"error: {explain(error)}")
+    except RuntimeError as error:
+        if SHOW_TRACEBACK or not type(error).__module__.startswith("submitit"):
+            raise
+        sys.exit(f"error: {explain(error)}")  # Slurm took no job, or gave none back
+    except StoppedJob as stopped:
+        sys.exit(stopped.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM (a cluster's pre-emption): stop training at once, but nothing else half-way."""
+"""Ctrl-C, SIGTERM and a cluster's SIGUSR2: stop training at once, but nothing else half-way."""
 
 import signal
 from collections.abc import Iterator
@@ -13,20 +13,41 @@ class Stopped(BaseException):
         self.exit_status = 128 + signal_number
 
 
+class StoppedJob(Exception):
+    """One job of a sweep was stopped; Hydra carries this to the process that waits for all of them."""
+
+    def __init__(self, exit_status: int):
+        super().__init__(exit_status)
+        self.exit_status = exit_status
+
+
+EXIT_STATUSES = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
 class StopSignals:
-    """Within `with StopSignals() as stop`, a signal acts where `stop.allowed()` says so, and waits elsewhere."""
+    """Within `with StopSignals() as stop`, a signal acts where `stop.allowed()` says so, and waits elsewhere.
+
+    SIGUSR2 counts if somebody waits for it, as submitit does in a Slurm job to put it back into the queue: who that is
+    gets the signal on leaving, when the run has been saved.
+    """
 
     def __init__(self):
         self.received: int | None = None
         self.can_stop = False
 
     def __enter__(self) -> "StopSignals":
-        self.handlers = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.hand_on = getattr(signal, "SIGUSR2", None)  # Windows has none
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if self.hand_on and callable(signal.getsignal(self.hand_on)):
+            numbers.append(self.hand_on)
+        self.handlers = {number: signal.signal(number, self._receive) for number in numbers}
         return self
 
     def __exit__(self, *_) -> None:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
+        if self.received and self.received == self.hand_on:
+            signal.raise_signal(self.received)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         self.received = number

@@ -1,4 +1,4 @@
-"""What the tests share: the real data, and a torchvision that can be imported."""
+"""What the tests share: the real data, a trained net, and a torchvision that can be imported."""
 
 import importlib
 import os
@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import REPOSITORY, command
 
 from src.data import ensure_mnist
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 # The tests' tensors are small: more threads than this cost more than they bring.
 if "OMP_NUM_THREADS" not in os.environ:
@@ -23,6 +22,27 @@ def mnist_root() -> Path:
     root = Path(os.environ.get("FF_DATA_ROOT") or REPOSITORY / "datasets")
     ensure_mnist(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory, mnist_root) -> tuple[Path, str]:
+    """The folder and the output of a run that is long enough to learn something."""
+    folder = tmp_path_factory.mktemp("learned") / "run"
+    done = command(
+        f"data.root={mnist_root}",
+        f"hydra.run.dir={folder}",
+        "model.hidden_dims=[100,100,100]",
+        "training.epochs=4",
+        "evaluation.every=2",
+        "data.validation_images=50000",
+        "training.batch_size=20",
+        "device=cpu",
+        "precision=fp32",
+        "seed=3",
+        "logging.tensorboard=true",
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
 
 
 def import_torchvision() -> None:

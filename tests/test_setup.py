@@ -69,7 +69,7 @@ def test_requirements_name_every_package_the_code_imports():
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add(node.module.split(".")[0])
-    import_names = {"hydra-core": "hydra", "pyyaml": "yaml"}
+    import_names = {"hydra-core": "hydra", "pyyaml": "yaml", "pillow": "PIL"}
     required = {import_names.get(r.name, r.name) for r in read_requirements("requirements.txt")}
 
     assert imported - set(sys.stdlib_module_names) - {"src"} <= required

@@ -1,0 +1,217 @@
+"""Several runs at once, by Hydra's launchers: real processes, real MNIST, and a stand-in for Slurm's four commands."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import joblib
+import pytest
+import torch
+from commands import ONE_THREAD, REPOSITORY, command
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from test_run import SMALL
+
+from src.checkpoint import load_checkpoint
+from src.config import CONFIGS, ConfigError
+from src.sweep import check_launcher
+
+LONG = [  # nothing is saved unless somebody asks for it
+    "model.hidden_dims=[32,32]", "training.checkpoint_every=0", "evaluation.every=0", "data.validation_images=57000",
+    "device=cpu", "precision=fp32",
+]  # fmt: skip
+
+
+def launcher(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("config", overrides=list(overrides), return_hydra_config=True).hydra.launcher
+
+
+def epochs_of(folder: Path) -> list[int]:
+    return [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def when_training(folders: list[Path], process: subprocess.Popen) -> Iterator[Path]:
+    """Each folder, as soon as its run has done a second epoch."""
+    waiting = list(folders)
+    while waiting:
+        assert process.poll() is None, process.communicate()
+        for folder in waiting:
+            if (folder / "main.log").exists() and "epoch 2/" in (folder / "main.log").read_text():
+                waiting.remove(folder)
+                yield folder
+                break
+        time.sleep(0.02)
+
+
+def test_our_launcher_stands_beside_those_of_hydra():
+    slurm = launcher("hydra/launcher=slurm", "hydra.launcher.partition=gpu")
+    assert slurm._target_.endswith("SlurmLauncher")
+    assert (slurm.partition, slurm.tasks_per_node, slurm.nodes) == ("gpu", 1, 1)
+    with pytest.raises(Exception, match="partitions"):
+        launcher("hydra/launcher=slurm", "hydra.launcher.partitions=gpu")
+    for name, target in (("basic", "BasicLauncher"), ("joblib", "JoblibLauncher"), ("submitit_local", "LocalLauncher")):
+        assert launcher(f"hydra/launcher={name}")._target_.endswith(target)
+
+
+def test_what_a_launcher_cannot_do_is_said_in_words(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match="there is no Slurm here"):
+        check_launcher("slurm", launcher("hydra/launcher=slurm"))
+    with pytest.raises(ConfigError, match="n_jobs=0"):
+        check_launcher("joblib", launcher("hydra/launcher=joblib", "hydra.launcher.n_jobs=0"))
+
+
+def test_a_bad_value_ends_a_sweep_before_its_first_job(tmp_path):
+    done = command("-m", "seed=0,-1", f"hydra.sweep.dir={tmp_path / 'sweep'}", f"data.root={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr == "error: seed=-1: must be at least 0 and below 9.22337e+18\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_that_fails_does_not_end_the_others(tmp_path, mnist_root):
+    rates = "training.learning_rate=1e30,0.01"
+    done = command("-m", rates, *SMALL, f"data.root={mnist_root}", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 1
+    hydras, ours = done.stderr.splitlines()
+    assert "training.learning_rate=1e+30" in hydras and ours.startswith("error: the loss of layer 1 became")
+    assert ours in (tmp_path / "0_matlab_seed0" / "main.log").read_text()
+    assert (tmp_path / "1_matlab_seed0" / "result.json").exists()
+
+
+def processes_of_group(group: int) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:  # it has just ended
+            continue
+        if int(its_group) == group and state != "Z":
+            found.append(path.parent.name)
+    return found
+
+
+@pytest.mark.parametrize(("sent", "status"), [("Ctrl-C", 130), ("SIGTERM to the command alone", -signal.SIGTERM)])
+def test_an_interrupted_joblib_sweep_saves_every_job(sent, status, tmp_path, mnist_root):
+    """With a net that takes longer to save than joblib would leave its workers alive."""
+    arguments = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "main", "-m", "seed=range(3)", *arguments, *LONG, "training.epochs=5000",
+         "model.hidden_dims=[2000,2000,2000]", "data.validation_images=59800", f"data.root={mnist_root}"],
+        cwd=REPOSITORY, env={key: value for key, value in ONE_THREAD.items() if key != "OMP_NUM_THREADS"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    folders = [tmp_path / f"{job}_matlab_seed{job}" for job in (0, 1)]
+    assert len(list(when_training(folders, process))) == 2
+    if sent == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    else:
+        process.terminate()
+    output, _ = process.communicate(timeout=60)  # of all processes
+    assert process.returncode == status
+    assert "Traceback" not in output
+    deadline = time.monotonic() + 10
+    while processes_of_group(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not list(tmp_path.glob("2_*/metrics.jsonl"))
+
+    threads = max(joblib.cpu_count() // 2, 1)
+    for job, folder in enumerate(folders):
+        assert re.search(rf"^#{job} matlab: training on 200 images, .*\b{threads} thread", output, re.MULTILINE)
+        epoch = load_checkpoint(folder, torch.device("cpu"))["epoch"]
+        assert f"#{job} stopped after epoch {epoch} of 5000; go on with: python -m main resume={folder}\n" in output
+        assert epochs_of(folder) == list(range(1, epoch + 1))
+
+
+SLURM = """
+import os, re, subprocess, sys
+from pathlib import Path
+
+tool, *arguments = sys.argv[1:]
+state = Path(os.environ["STAND_IN_STATE"])
+script = state / "script"
+if tool == "sbatch":
+    script.write_text(Path(arguments[0]).read_text())
+    for task in range(int(re.search(r"--array=0-(.*)%", script.read_text())[1]) + 1):
+        subprocess.Popen([sys.executable, __file__, "task", str(task)], start_new_session=True,
+                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    print("Submitted batch job 7")
+elif tool == "task":  # one of the array, as often as it is put back into the queue
+    restarts, requeued = 0, state / f"requeued_7_{arguments[0]}"
+    cpus = re.search(r"--cpus-per-task=(.*)", script.read_text())[1]
+    variables = {"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": arguments[0],
+                 "SLURM_CPUS_PER_TASK": cpus}
+    while True:
+        subprocess.run(["bash", script], env=os.environ | variables)
+        if not requeued.exists():
+            break
+        requeued.unlink()
+        restarts += 1
+        variables["SLURM_RESTART_COUNT"] = str(restarts)
+elif tool == "srun":
+    _, _, output, _, error, *command = arguments  # --unbuffered --output FILE --error FILE
+    task = os.environ["SLURM_ARRAY_TASK_ID"]
+    for number, name in ((1, output), (2, error)):
+        file = open(name.replace("%A", "7").replace("%a", task).replace("%t", "0"), "a")
+        os.dup2(file.fileno(), number)
+    (state / f"pid_{task}").write_text(str(os.getpid()))
+    os.execvp(command[0], command)
+elif tool == "scontrol":
+    assert arguments[0] == "requeue"
+    (state / f"requeued_{arguments[1]}").touch()
+elif tool == "sacct":
+    print("JobID|State|NodeList")
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path) -> Path:
+    """A folder with the stand-in's commands in `bin`; it keeps its state there, and runs tasks on this machine."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "slurm.py").write_text(SLURM)
+    for tool in ("sbatch", "srun", "scontrol", "sacct"):
+        path = tmp_path / "bin" / tool
+        path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{tmp_path / "slurm.py"}" {tool} "$@"\n')
+        path.chmod(0o755)
+    return tmp_path
+
+
+def test_slurm_jobs_are_saved_when_pre_empted_and_go_on_when_requeued(slurm, mnist_root):
+    sweep = slurm / "sweep"
+    arguments = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.cpus_per_task=1"]
+    environment = {
+        **{key: value for key, value in ONE_THREAD.items() if key != "OMP_NUM_THREADS"},
+        "PATH": f"{slurm / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "STAND_IN_STATE": str(slurm),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "main", "-m", "seed=range(2)", *arguments, f"hydra.sweep.dir={sweep}", *LONG,
+         "training.epochs=60", f"data.root={mnist_root}"],
+        cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    requeued, terminated = (sweep / f"{job}_matlab_seed{job}" for job in (0, 1))
+    for folder in when_training([requeued, terminated], process):
+        number = signal.SIGUSR2 if folder == requeued else signal.SIGTERM
+        os.kill(int((slurm / f"pid_{folder.name[0]}").read_text()), number)
+    output, _ = process.communicate(timeout=100)
+
+    script = (slurm / "script").read_text()
+    for line in ("--partition=gpu", "--array=0-1%2", "--cpus-per-task=1", "--gpus-per-node=1", "--signal=USR2@120"):
+        assert f"#SBATCH {line}\n" in script
+    log = (requeued / "main.log").read_text()
+    saved = re.search(r"stopped after epoch (\d+) of 60", log)[1]
+    assert f"resumed after epoch {saved} of 60" in log
+    assert epochs_of(requeued) == list(range(1, 61))
+    assert json.loads((requeued / "result.json").read_text())["threads"] == 1
+
+    assert process.returncode == 143, output
+    assert "Traceback" not in output
+    assert epochs_of(terminated)[-1] < 60
+    assert (terminated / "checkpoint.pt").exists()
