@@ -26,6 +26,11 @@ def by_goodness(goodnesses: Tensor, layers: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
+def one_pass_logits(model: FFNet, images: Tensor) -> Tensor:
+    """The read-out's logits after a single pass with the neutral code ([B, D] -> [B, 10])."""
+    return model.logits(embed_neutral(images))
+
+
 def one_pass(model: FFNet, images: Tensor) -> Tensor:
-    """The read-out's choice after a single pass with the neutral code ([B, D] -> [B])."""
-    return model.logits(embed_neutral(images)).argmax(dim=1)
+    """The read-out's choice ([B, D] -> [B])."""
+    return one_pass_logits(model, images).argmax(dim=1)

@@ -1,6 +1,9 @@
 """One run from start to finish: the whole story in order."""
 
 import logging
+import os
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,7 @@ from src.checkpoint import (
     LATEST,
     CheckpointError,
     load_checkpoint,
+    load_model,
     restore_training_state,
     save_checkpoint,
     save_model,
@@ -24,10 +28,10 @@ from src.checkpoint import (
 from src.config import Config, ConfigError
 from src.data import SIDE, Examples, load_mnist, to_unit
 from src.device import PRECISIONS, describe, resolve_device, resolve_precision, synchronise
-from src.evaluate import count_errors
+from src.evaluate import count_errors, outputs_for
 from src.interrupt import Stopped, StopSignals
 from src.model import FFNet
-from src.runlog import RunLog, provenance, write_json
+from src.runlog import RunLog, provenance, read_result, write_json
 from src.train import Diverged, gain, make_optimizer, train_epochs, train_step
 
 log = logging.getLogger(__name__)
@@ -36,7 +40,7 @@ log = logging.getLogger(__name__)
 def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any]:
     """Trains and tests the net that `config` describes.
 
-    Leaves config.yaml, metrics.jsonl, checkpoint.pt, model.pt, learning_curve.png and result.json in `out_dir`.
+    Leaves config.yaml, metrics.jsonl, checkpoint.pt, model.pt, result.json and pictures in `out_dir`.
 
     Args:
         resume: go on after the checkpoint in `out_dir`, or from the beginning where there is none yet.
@@ -70,8 +74,8 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     train_seconds = train_model(config, model, train, validation, out_dir, resume=resume)
     save_model(model, out_dir / "model.pt")
     # The test images are used here for the first and the only time.
-    test_errors = count_errors(model, test, config.evaluation.batch_size)
-    errors = {rule: int(count) for rule, count in test_errors.items()}
+    outputs = outputs_for(model, test.images, config.evaluation.batch_size)
+    errors = {rule: int(count) for rule, count in count_errors(outputs, test.labels).items()}
     results = {
         **{f"test_error_{rule}": 100 * count / len(test) for rule, count in errors.items()},
         **{f"test_errors_{rule}": count for rule, count in errors.items()},
@@ -89,12 +93,59 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         "seconds_per_epoch": train_seconds / config.training.epochs,
         **origin,
     }
-    # Imported here, because matplotlib takes a second that the start need not pay.
-    from src.plots import plot_learning_curve
+    write_json(out_dir / "result.json", results)  # it says that the run is finished
+    if config.logging.pictures:
+        # Imported here, because matplotlib takes a second that the start need not pay.
+        from src.plots import plot_run
 
-    plot_learning_curve(out_dir)
-    write_json(out_dir / "result.json", results)  # last: it says that the run is finished
+        plot_run(out_dir, model, test, outputs)
     return results
+
+
+def load_trained(config: Config, folder: Path) -> FFNet:
+    """The net of the finished run in `folder`, whose configuration is `config`, on its device.
+
+    The products' precision is the one that the run had, where `config` says "auto".
+
+    Raises:
+        ConfigError: the run is not finished, or its model.pt is damaged or of another architecture.
+    """
+    device = resolve_device(config.device)
+    precision = config.precision
+    if precision == "auto" and (folder / "result.json").is_file():
+        precision = read_result(folder)["precision"]
+    model = build_model(config, PRECISIONS[resolve_precision(precision, device)]).to(device)
+    if not (folder / "model.pt").is_file():
+        raise ConfigError(f"{folder}: this run is not finished (no model.pt); go on with resume={folder}")
+    try:
+        load_model(model, folder / "model.pt")
+    except CheckpointError as error:
+        raise ConfigError(f"{folder}: {error}") from error
+    return model
+
+
+def evaluate(config: Config, folder: Path) -> dict[str, Any]:
+    """Tests the net of the finished run in `folder` again; nothing is written.
+
+    Returns:
+        "test_errors", counts by every rule of `count_errors` on the "test_images" (10,000); "test_errors_before", those
+        in result.json (empty where there is none).
+
+    Raises:
+        ConfigError, DataError: as `load_trained` and `load_mnist`.
+    """
+    model = load_trained(config, folder)
+    _, _, test = load_mnist(root=Path(config.data.root), device=resolve_device(config.device), validation_images=0)
+    errors = count_errors(outputs_for(model, test.images, config.evaluation.batch_size), test.labels)
+    before = read_result(folder) if (folder / "result.json").is_file() else {}
+    prefix = "test_errors_"
+    return {
+        "test_images": len(test),
+        "test_errors": {rule: int(count) for rule, count in errors.items()},
+        "test_errors_before": {
+            key.removeprefix(prefix): count for key, count in before.items() if key.startswith(prefix)
+        },
+    }
 
 
 def train_model(
@@ -128,7 +179,8 @@ def train_model(
         cuda_graph=config.training.cuda_graph and device.type == "cuda",
     )
     validate_every, save_every = config.evaluation.every, config.training.checkpoint_every
-    with RunLog(out_dir, epochs, done["metrics"]) as run_log, StopSignals() as stop:
+    tensorboard = config.logging.tensorboard
+    with RunLog(out_dir, epochs, done["metrics"], tensorboard) as run_log, StopSignals() as stop:
         train_seconds = done["train_seconds"]
         try:
             for epoch in range(done["epoch"] + 1, epochs + 1):
@@ -139,7 +191,8 @@ def train_model(
                 if len(validation) and validate_every and (epoch % validate_every == 0 or last):
                     synchronise(device)  # so that train_seconds holds training alone
                     train_seconds += time.perf_counter() - started
-                    errors = count_errors(model, validation, config.evaluation.batch_size)
+                    outputs = outputs_for(model, validation.images, config.evaluation.batch_size)
+                    errors = count_errors(outputs, validation.labels)
                     synchronise(device)
                     started = time.perf_counter()
                 if last:
@@ -194,7 +247,12 @@ def choose_step(
             f"training.step=fast: src/fast.py does not do what src/train.py and src/layers.py say ({differing} "
             "differs); use training.step=plain, or change src/fast.py too"
         )
-    return fast.train_step
+    if not config.training.compile:
+        return fast.train_step
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # what torch looks for
+    if not shutil.which(compiler):
+        raise ConfigError(f"training.compile=true: there is no {compiler}; install a C++ compiler, or name one in CXX")
+    return fast.compiled_step()
 
 
 def build_model(config: Config, matmul_dtype: torch.dtype) -> FFNet:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +43,28 @@ class HostCopy:
 class RunLog:
     """Progress over the epochs on the terminal, and each epoch's figures in `folder`/metrics.jsonl.
 
-    A terminal gets a progress bar, anything else a plain line an epoch. On a GPU an epoch's figures are read when the
-    next one has been queued, so that it never waits for the host.
+    A terminal gets a progress bar, anything else (and the terminal of several runs at once) a plain line an epoch. On a
+    GPU an epoch's figures are read when the next one has been queued, so that it never waits for the host.
     """
 
-    def __init__(self, folder: Path, epochs: int, records: Sequence[dict[str, Any]] = ()):
-        """`records` are those of epochs done before; whatever else metrics.jsonl holds is dropped."""
+    def __init__(self, folder: Path, epochs: int, records: Sequence[dict[str, Any]] = (), tensorboard: bool = False):
+        """`records` are those of epochs done before; whatever else metrics.jsonl holds is dropped.
+
+        `tensorboard`: write the figures into event files in `folder`/tensorboard, too.
+        """
         self.records = list(records)
         path = folder / "metrics.jsonl"
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in self.records).encode())
         self.file = path.open("a", encoding="utf-8")
+        self.events = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # here, because this takes seconds
+
+            # TensorBoard forgets what an interrupted run wrote of the epochs that are now done once more.
+            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=len(self.records) + 1)
         self.epochs = epochs
         self.resumed_after = len(self.records)
-        self.interactive = sys.stderr.isatty()
+        self.interactive = sys.stderr.isatty() and not parent_process()  # bars of jobs side by side would mix
         self.bar = tqdm(
             total=epochs,
             initial=len(self.records),
@@ -103,6 +113,10 @@ class RunLog:
         self.records.append(record)
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
+        if self.events:
+            for name, value in scalars(record).items():
+                self.events.add_scalar(name, value, record["epoch"])
+            self.events.flush()
         pairs = "/".join(f"{100 * share:.1f}" for share in record["pairs_ordered_wrongly"])
         line = f"loss {sum(record['loss']):.3g}, wrong pairs {pairs} %{self.validation}"
         self.bar.set_postfix_str(line, refresh=False)
@@ -118,6 +132,18 @@ class RunLog:
     def __exit__(self, *_) -> None:
         self.bar.close()
         self.file.close()
+        if self.events:
+            self.events.close()
+
+
+def scalars(record: dict[str, Any]) -> dict[str, float]:
+    """A record of metrics.jsonl as single figures by name; shares and errors in percent."""
+    figures = {"gain": record["gain"], "loss/read-out": record["readout_loss"]}
+    for layer, (loss, share) in enumerate(zip(record["loss"], record["pairs_ordered_wrongly"], strict=True), start=1):
+        figures |= {f"loss/layer {layer}": loss, f"pairs ordered wrongly (%)/layer {layer}": 100 * share}
+    for rule, count in record.get("validation_errors", {}).items():
+        figures[f"validation error (%)/{rule}"] = 100 * count / record["validation_images"]
+    return figures
 
 
 def clock(seconds: float) -> str:
@@ -130,6 +156,11 @@ def clock(seconds: float) -> str:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The records of a run's metrics.jsonl, one an epoch."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """A run's result.json."""
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

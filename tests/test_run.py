@@ -1,7 +1,8 @@
 """Real runs of the real command line on real MNIST, with small nets."""
 
 import json
-import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,49 +10,22 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from commands import ONE_THREAD, REPOSITORY, command
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_config import EXPERIMENTS, composed
 
+from src.config import ConfigError, load_saved
+from src.config import composed as values_of
 from src.data import load_mnist
-from src.evaluate import count_errors
-from src.experiment import build_model
+from src.evaluate import count_errors, outputs_for
+from src.experiment import build_model, evaluate
+from src.runlog import read_metrics, read_result
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-SMALL = ["model.hidden_dims=[16,16]", "training.epochs=1", "data.validation_images=59000", "evaluation.every=0"]
-
-
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # the environment of the runs: the same bits each time
-ONE_THREAD.pop("HYDRA_FULL_ERROR", None)
-
-
-def command(*overrides: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "main", *overrides],
-        cwd=REPOSITORY,
-        env=ONE_THREAD,
-        capture_output=True,
-        text=True,
-        timeout=170,
-    )
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory, mnist_root) -> tuple[Path, str]:
-    """The folder and the output of a run that is long enough to learn something."""
-    folder = tmp_path_factory.mktemp("learned") / "run"
-    done = command(
-        f"data.root={mnist_root}",
-        f"hydra.run.dir={folder}",
-        "model.hidden_dims=[100,100,100]",
-        "training.epochs=4",
-        "evaluation.every=2",
-        "data.validation_images=50000",
-        "training.batch_size=20",
-        "device=cpu",
-        "precision=fp32",
-        "seed=3",
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+PICTURES = ["learning_curve.png", "goodness.png", "receptive_fields.png", "confusion.png", "most_wrong.png"]
+SMALL = [
+    "model.hidden_dims=[16,16]", "training.epochs=1", "data.validation_images=59000", "evaluation.every=0",
+    "logging.pictures=false",
+]  # fmt: skip
 
 
 def test_a_run_learns(learned):
@@ -80,7 +54,92 @@ def test_a_run_leaves_metrics_configuration_and_picture(learned):
     config = yaml.safe_load((learned[0] / "config.yaml").read_text())
     assert config["model"]["hidden_dims"] == [100, 100, 100]
     assert config["training"]["negatives"] == "hard"
-    assert (learned[0] / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    for picture in PICTURES:
+        assert (learned[0] / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_tensorboard_reads_the_figures_of_metrics_jsonl(learned):
+    events = EventAccumulator(str(learned[0] / "tensorboard"))
+    events.Reload()
+    records = read_metrics(learned[0])
+
+    def series(name: str) -> dict[int, float]:
+        return {event.step: event.value for event in events.Scalars(name)}
+
+    for layer in (1, 2, 3):
+        losses = {record["epoch"]: pytest.approx(record["loss"][layer - 1]) for record in records}
+        shares = {
+            record["epoch"]: pytest.approx(100 * record["pairs_ordered_wrongly"][layer - 1]) for record in records
+        }
+        assert series(f"loss/layer {layer}") == losses
+        assert series(f"pairs ordered wrongly (%)/layer {layer}") == shares
+    assert series("loss/read-out") == {record["epoch"]: pytest.approx(record["readout_loss"]) for record in records}
+    for rule, column in (("goodness", "goodness"), ("one_pass", "one_pass")):
+        errors = {
+            record["epoch"]: pytest.approx(100 * record["validation_errors"][column] / 50000)
+            for record in records
+            if "validation_errors" in record
+        }
+        assert list(errors) == [2, 4] and series(f"validation error (%)/{rule}") == errors
+
+
+def test_a_saved_run_is_tested_again(learned, mnist_root):
+    """To the last image, and without a trace but in its log."""
+    result = read_result(learned[0])
+    before = {path: path.read_bytes() for path in learned[0].rglob("*") if path.is_file() and path.name != "main.log"}
+    done = command(f"evaluate={learned[0]}", f"data.root={mnist_root}")
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()[3:]]
+    assert [row[0] for row in rows if row[0]] == [key[12:] for key in result if key.startswith("test_errors_")]
+    for rule, percent, count, count_before in (row for row in rows if row[0]):
+        assert count == count_before == str(result[f"test_errors_{rule}"])
+        assert percent == f"{result[f'test_error_{rule}']:.2f}"
+    assert before == {path: path.read_bytes() for path in before}
+    assert {path for path in learned[0].rglob("*") if path.is_file() and path.name != "main.log"} == set(before)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda folder: (folder / "model.pt").unlink(), "this run is not finished (no model.pt); go on with resume="),
+        (lambda folder: (folder / "model.pt").write_bytes(b"PK"), "model.pt is damaged or not ours"),
+        (lambda folder: (folder / "config.yaml").unlink(), "there is no run (no config.yaml)"),
+    ],
+    ids=["not finished", "damaged", "no run"],
+)
+def test_what_cannot_be_tested_again_is_said(learned, tmp_path, change, expected):
+    for name in ("config.yaml", "model.pt", "result.json"):
+        shutil.copy(learned[0] / name, tmp_path / name)
+    change(tmp_path)
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        evaluate(load_saved(tmp_path, values_of()), tmp_path)
+
+
+def test_what_may_differ_when_a_run_is_tested_again(learned):
+    overrides = [f"evaluate={learned[0]}", "data.root=elsewhere", "precision=bf16"]
+    config = load_saved(learned[0], values_of(*overrides), "evaluate", overrides)
+    assert (config.data.root, config.precision, config.model.hidden_dims) == ("elsewhere", "bf16", [100, 100, 100])
+    with pytest.raises(ConfigError, match=r"model\.threshold=2: could change"):
+        load_saved(learned[0], values_of(*overrides), "evaluate", [*overrides, "model.threshold=2"])
+
+
+def test_pictures_are_drawn_again(learned, mnist_root, tmp_path):
+    for name in ("config.yaml", "metrics.jsonl", "model.pt", "result.json"):
+        shutil.copy(learned[0] / name, tmp_path / name)
+    done = command(str(tmp_path), "--data-root", str(mnist_root), module="src.plots")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(tmp_path / picture) for picture in PICTURES]
+    for picture in PICTURES:
+        assert (tmp_path / picture).read_bytes() == (learned[0] / picture).read_bytes()
+    (tmp_path / "model.pt").unlink()
+    for picture in PICTURES:
+        (tmp_path / picture).unlink()
+    done = command(str(tmp_path), module="src.plots")
+    assert done.returncode == 0 and "not finished" in done.stdout
+    assert [path.name for path in tmp_path.glob("*.png")] == ["learning_curve.png"]
+    done = command(str(tmp_path / "elsewhere"), module="src.plots")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: {tmp_path / 'elsewhere'}: there is no run (no config.yaml)\n"
 
 
 def test_the_saved_model_makes_the_reported_errors(learned, mnist_root):
@@ -89,7 +148,7 @@ def test_the_saved_model_makes_the_reported_errors(learned, mnist_root):
     model.load_state_dict(torch.load(learned[0] / "model.pt", weights_only=True))
     _, _, test = load_mnist(root=mnist_root, device="cpu", validation_images=0)
     for batch_size in (1000, 3333):  # every image counts, also those of a last, smaller batch
-        for rule, count in count_errors(model, test, batch_size).items():
+        for rule, count in count_errors(outputs_for(model, test.images, batch_size), test.labels).items():
             # Other sums inside the matrix products may settle a near tie differently.
             assert abs(int(count) - result[f"test_errors_{rule}"]) <= 3
 
@@ -144,6 +203,24 @@ def test_a_folder_that_holds_a_run_is_left_alone(learned, mnist_root):
         == f"error: {learned[0]} already holds a run; choose another hydra.run.dir, or resume={learned[0]}\n"
     )
     assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_read_only_disk_is_one_line(tmp_path, mnist_root):
+    if subprocess.run(
+        ["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True
+    ).returncode:
+        pytest.skip("no file system can be mounted here")
+    for override, expected in (
+        (f"hydra.run.dir={tmp_path}/run", "error: [Errno 30] Read-only file system: "),
+        (f"data.root={tmp_path}/data", "error: cannot write MNIST to "),
+    ):
+        main = [sys.executable, "-m", "main", f"data.root={mnist_root}", *SMALL, override]
+        done = subprocess.run(
+            ["unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o ro none {tmp_path} && exec "$@"', "sh", *main],
+            cwd=REPOSITORY, env=ONE_THREAD, capture_output=True, text=True, timeout=100,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert done.stderr.startswith(expected) and len(done.stderr.splitlines()) == 1
 
 
 def test_a_damaged_data_file_is_one_line_and_nothing_is_trained(tmp_path, mnist_root):

@@ -128,6 +128,12 @@ def test_the_fast_step_trains_like_the_plain_one(examples):
     assert_same_training(trained(examples, step=fast.train_step), trained(examples, step=train_step))
 
 
+def test_the_compiled_step_trains_like_the_fast_one(examples):
+    """Traced and run without generated code, which takes long to compile."""
+    compiled = trained(examples, step=fast.compiled_step(backend="aot_eager"), epochs=2)
+    assert_same_training(compiled, trained(examples, step=fast.train_step, epochs=2))
+
+
 CHANGES = {
     "negatives count twice": ("logistic_loss", lambda p, n: (F.softplus(-p) + 2 * F.softplus(n)).mean(-1) / 2),
     "no negatives": ("logistic_loss", lambda p, n: F.softplus(-p).mean(-1) / 2),

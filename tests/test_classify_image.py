@@ -1,0 +1,275 @@
+"""Pictures of digits, on disk and in memory, classified by a net that was really trained."""
+
+import itertools
+import sys
+import zlib
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from commands import command
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from torch import Tensor
+
+import src.config
+from src.classify import by_goodness, one_pass
+from src.classify_image import draw, main, picture_paths
+from src.config import composed, load_saved
+from src.data import SIDE, DataError, Examples, load_mnist, to_unit
+from src.digit_image import as_mnist, read
+from src.evaluate import outputs_for
+from src.experiment import load_trained
+from src.model import FFNet
+
+INKS = [((0, 0, 0), (255, 255, 255)), ((30, 40, 140), (230, 225, 210)), ((250, 240, 120), (20, 60, 40))]
+
+
+@pytest.fixture(scope="module")
+def test_set(mnist_root) -> Examples:
+    return load_mnist(root=mnist_root, device="cpu", validation_images=0)[2]
+
+
+@pytest.fixture(scope="module")
+def model(learned) -> FFNet:
+    return load_trained(load_saved(learned[0], composed()), learned[0])
+
+
+@pytest.fixture
+def run_folder(learned, tmp_path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("config.yaml", "result.json", "model.pt"):
+        (folder / name).write_bytes((learned[0] / name).read_bytes())
+    return folder
+
+
+def grey(pixels: Tensor) -> Image.Image:
+    return Image.fromarray(pixels.view(SIDE, SIDE).numpy())
+
+
+def on_paper(digit: Image.Image, ink: tuple, paper: tuple, side: int = 140, where: tuple = (25, 90)) -> Image.Image:
+    """A 28 x 28 digit enlarged to `side` pixels and written on a sheet of 200 x 300."""
+    sheet = Image.new("RGB", (200, 300), paper)
+    sheet.paste(ink, where, digit.resize((side, side), Image.Resampling.BICUBIC))  # the digit says how much ink
+    return sheet
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    """Of two sets of images, as a share of the latter's ink."""
+    return ((ours.float() - theirs.float()).abs().sum() / theirs.float().sum()).item()
+
+
+def test_mnist_images_stay_as_they_are(test_set, tmp_path):
+    for number in range(0, 10_000, 20):
+        pixels = test_set.images[number].view(SIDE, SIDE)
+        assert torch.equal(as_mnist(grey(pixels)), pixels)
+        assert torch.equal(as_mnist(grey(pixels).convert("RGB")), pixels)
+    grey(pixels).save(tmp_path / "digit.png")
+    assert torch.equal(read(tmp_path / "digit.png")[1], pixels)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_digit_on_paper_becomes_like_mnist(data, test_set):
+    digit = grey(test_set.images[data.draw(st.integers(0, 9999), "number")])
+    side = data.draw(st.integers(60, 180), "side")
+    where = data.draw(st.integers(0, 200 - side), "x"), data.draw(st.integers(0, 300 - side), "y")
+    ink, paper = data.draw(st.sampled_from(INKS), "ink and paper")
+    ours = as_mnist(on_paper(digit, ink, paper, side, where))
+    assert ours.dtype == torch.uint8 and ours.shape == (SIDE, SIDE)
+    assert ours.min() == 0 and ours.max() == 255
+
+    top_left, bottom_right = ours.nonzero().min(dim=0).values, ours.nonzero().max(dim=0).values
+    assert (bottom_right - top_left + 1).max() == 20
+    for axis in (0, 1):
+        mass = ours.float().sum(dim=1 - axis)
+        assert abs((mass * torch.arange(SIDE)).sum() / mass.sum() - 14) < 0.51
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_what_says_nothing_of_the_digit_changes_little(data, test_set):
+    digit = grey(test_set.images[data.draw(st.integers(0, 9999), "number")])
+    sheet = on_paper(digit, *INKS[0]).convert("L")
+    as_is = as_mnist(sheet)
+    assert torch.equal(as_mnist(ImageOps.invert(sheet)), as_is)
+    margin = data.draw(st.tuples(*[st.integers(0, 150)] * 4), "margin")
+    assert torch.equal(as_mnist(ImageOps.expand(sheet, margin, fill=255)), as_is)
+
+    shifts = list(itertools.product((-1, 0, 1), repeat=2))  # a centre of mass may be rounded to the next pixel
+    dusty = sheet.copy()
+    dusty.putpixel((3, 3), 120)
+    dusty = as_mnist(dusty)
+    assert min(difference(dusty.roll(shift, (0, 1)), as_is) for shift in shifts) < 0.2  # faint edges may fall out
+
+    levels = np.asarray(sheet, dtype=np.float32)
+    pale = 90 + levels * data.draw(st.floats(0.2, 0.6), "contrast")
+    fading = np.linspace(-1, 1, 300)[:, None] * data.draw(st.floats(-20, 20), "fading")
+    noise = np.random.default_rng(0).normal(0, data.draw(st.floats(0, 2), "noise"), levels.shape)
+    photo = Image.fromarray((pale + fading * pale.max() / 255 + noise).clip(0, 255).astype(np.uint8))
+    ours = as_mnist(photo)
+    assert min(difference(ours.roll(shift, (0, 1)), as_is) for shift in shifts) < 0.5
+
+
+def test_every_kind_of_file_gives_the_same_digit(test_set, tmp_path):
+    pixels = test_set.images[0].view(SIDE, SIDE).numpy()
+    sheet = on_paper(grey(test_set.images[0]), *INKS[0]).convert("L")
+    expected = as_mnist(sheet)
+    transparent = Image.new("RGBA", sheet.size, (0, 0, 0, 0))
+    transparent.putalpha(ImageOps.invert(sheet))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # held upright, a camera stores the picture lying on its side
+    kinds = {
+        "rgb.png": sheet.convert("RGB"), "rgba.png": sheet.convert("RGBA"), "transparent.png": transparent,
+        "palette.gif": sheet.convert("P"), "cmyk.tif": sheet.convert("CMYK"), "quality.jpg": sheet,
+        "16_bits.png": Image.fromarray(np.asarray(sheet).astype(np.uint16) * 257),
+    }  # fmt: skip
+    for name, image in kinds.items():
+        image.save(tmp_path / name)
+        original, ours = read(tmp_path / name)
+        assert difference(ours, expected) < 0.03, name
+        assert original.size == sheet.size and np.asarray(original).max() == 255
+    sheet.rotate(90, expand=True).save(tmp_path / "rotated.png", exif=exif)
+    assert torch.equal(read(tmp_path / "rotated.png")[1], expected)
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "mnist.png")
+    assert torch.equal(read(tmp_path / "mnist.png")[1], torch.from_numpy(pixels))
+
+
+def test_enlarged_in_colour_mnist_digits_come_back_and_are_classified_the_same(test_set, model):
+    images = test_set.images[:300]
+    ours = torch.stack([as_mnist(on_paper(grey(image), *INKS[number % 3])) for number, image in enumerate(images)])
+    assert difference(ours.flatten(1), images) < 0.3  # enlarging alone blurs
+    for rule in (
+        lambda pixels: by_goodness(outputs_for(model, pixels, 300).goodnesses, [2, 3]),
+        lambda pixels: one_pass(model, to_unit(pixels)),
+    ):
+        assert (rule(ours.flatten(1)) == rule(images)).float().mean() > 0.9
+
+
+def test_the_command_prints_and_draws_what_the_net_says(run_folder, test_set, model):
+    pictures = run_folder / "classified"
+    for folder in ("ink", "classified"):
+        (run_folder / folder).mkdir()
+    inputs = [run_folder / "ink" / "seven.png", run_folder / "ink" / "seven.jpg", pictures / "seven.png"]
+    for path, (ink, paper) in zip(inputs, INKS, strict=True):
+        on_paper(grey(test_set.images[0]), ink, paper).save(path)
+    before = [path.read_bytes() for path in inputs]
+    done = command(str(run_folder), *map(str, inputs), module="src.classify_image")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert [path.read_bytes() for path in inputs] == before
+
+    outputs = outputs_for(model, torch.stack([read(path)[1] for path in inputs]).flatten(1), 3)
+    for number, block in enumerate(done.stdout.strip().split("\n\n")):
+        lines = block.splitlines()
+        goodness, probabilities = outputs.goodnesses[:, number], outputs.logits[number].softmax(dim=0)
+        assert lines[0] == str(inputs[number])
+        assert lines[1].split() == ["label", "G_1", "G_2", "G_3", "sum", "from", "G_2", "read-out"]
+        for label in range(10):
+            printed = [float(cell) for cell in lines[2 + label].removesuffix("%").split()]
+            exact = [label, *goodness[:, label], goodness[1:, label].sum(), 100 * probabilities[label]]
+            assert printed == pytest.approx([float(value) for value in exact], abs=0.051)
+        assert lines[12] == f"by goodness (sum from G_2): {goodness[1:].sum(dim=0).argmax()}"
+        assert lines[13] == f"in one pass (read-out):     {probabilities.argmax()}"
+        assert lines[14] == f"picture: {pictures / f'seven_{number + 2}.png'}"
+        with Image.open(pictures / f"seven_{number + 2}.png") as picture:
+            assert picture.size[0] > 1000
+
+
+def test_pictures_have_names_of_their_own(tmp_path):
+    images = [tmp_path / "a" / "7.png", tmp_path / "b" / "7.jpg", tmp_path / "classified" / "7_2.png"]
+    paths = picture_paths(tmp_path / "classified", images)
+    assert [path.name for path in paths] == ["7.png", "7_3.png", "7_2_2.png"]
+
+
+def test_the_picture_shows_both_choices():
+    goodnesses = torch.zeros(3, 10)
+    goodnesses[0, 1], goodnesses[1, 4], goodnesses[2, 4] = 99, 20, 30
+    probabilities = torch.full((10,), 0.02).index_fill(0, torch.tensor([6]), 0.82)
+    figure = draw(Image.new("RGB", (20, 30)), torch.zeros(SIDE, SIDE), goodnesses, probabilities)
+    assert [axis.get_title() for axis in figure.axes[2:]] == ["By goodness: 4", "In one pass: 6"]
+    assert [bar.get_height() for bar in figure.axes[2].patches] == [0, 0, 0, 0, 50, 0, 0, 0, 0, 0]
+    assert [bar.get_height() for bar in figure.axes[3].patches] == pytest.approx([2.0] * 6 + [82] + [2] * 3)
+    for axis, chosen in zip(figure.axes[2:], (4, 6), strict=True):
+        colours = [bar.get_facecolor() for bar in axis.patches]
+        assert colours.count(colours[chosen]) == 1
+    plt.close(figure)
+
+
+# --- Bad input --------------------------------------------------------------------------------------------
+
+
+def refusal(monkeypatch, *arguments: Path) -> str:
+    """The one line that ends the command."""
+    monkeypatch.setattr(sys, "argv", ["classify_image", *map(str, arguments)])
+    monkeypatch.setattr(src.config, "SHOW_TRACEBACK", False)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    line = caught.value.code
+    assert line.startswith("error: ") and "\n" not in line
+    return line
+
+
+def png_header(width: int, height: int) -> bytes:
+    """The start of a PNG file of 8-bit grey, with no pixels."""
+    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 0, 0, 0, 0])
+    data = b"IDAT"
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big") for chunk in (header, data)
+    )
+
+
+def test_no_image_is_classified_before_all_were_read(run_folder, test_set):
+    good, bad = run_folder / "good.png", run_folder / "bad.png"
+    grey(test_set.images[0]).save(good)
+    bad.write_text("no picture")
+    done = command(str(run_folder), str(good), str(bad), module="src.classify_image")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert done.stderr.startswith(f"error: {bad}: cannot be read; a PNG or JPEG file of one digit is needed")
+    assert not (run_folder / "classified").exists()
+
+
+def test_what_is_no_readable_image_is_named(run_folder, test_set, tmp_path, monkeypatch):
+    sheet = on_paper(grey(test_set.images[0]), *INKS[1])
+    for name in ("cut.png", "cut.jpg"):
+        sheet.save(tmp_path / name)
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:1500])
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "bomb.png").write_bytes(png_header(40_000, 40_000))
+    (tmp_path / "large.png").write_bytes(png_header(10_000, 10_000))  # for which Pillow has a warning only
+    reasons = {
+        "cut.png": "truncated", "cut.jpg": "truncated", "empty.png": "cannot identify", "run": "is a folder",
+        "bomb.png": "exceeds limit", "large.png": "exceeds limit", "none.png": "there is no such file",
+    }  # fmt: skip
+    for name, reason in reasons.items():
+        line = refusal(monkeypatch, run_folder, tmp_path / name)
+        assert line.startswith(f"error: {tmp_path / name}: ") and reason in line
+
+
+def test_an_image_without_a_digit_is_refused():
+    noise = np.random.default_rng(0).normal(0, 4, (500, 500))
+    blank = {
+        "white": np.full((100, 80), 255.0), "black 28 x 28": np.zeros((SIDE, SIDE)), "one pixel": np.zeros((1, 1)),
+        "paper": 200 + noise, "paper in fading light": 200 + noise + np.linspace(-40, 40, 500),
+    }  # fmt: skip
+    for name, levels in blank.items():
+        with pytest.raises(DataError, match="no digit stands out"):
+            print(name, as_mnist(Image.fromarray(levels.astype(np.uint8))))  # the name of what was not refused
+
+
+def test_a_run_without_a_whole_net_is_named(run_folder, test_set, tmp_path, monkeypatch):
+    image = tmp_path / "seven.png"
+    grey(test_set.images[0]).save(image)
+    for folder in (tmp_path / "none", tmp_path):
+        assert refusal(monkeypatch, folder, image) == f"error: {folder}: there is no run (no config.yaml)"
+    net = run_folder / "model.pt"
+    net.write_bytes(net.read_bytes()[:-1000])
+    assert refusal(monkeypatch, run_folder, image).count(f"{net} is damaged") == 1
+    net.unlink()
+    assert f"this run is not finished (no model.pt); go on with resume={run_folder}" in refusal(
+        monkeypatch, run_folder, image
+    )
+    assert not (tmp_path / "none").exists() and not (run_folder / "classified").exists()
