@@ -19,6 +19,10 @@ measure() { # FOLDER OVERRIDE...
 for seed in 0 1 2 3 4; do
     measure "quick/seed$seed" experiment=quick seed="$seed"
     measure "fast/seed$seed" experiment=fast seed="$seed"
+    for negatives in hard uniform; do # the study of the README
+        OMP_NUM_THREADS=1 measure "negatives/$negatives/seed$seed" name=negatives experiment=quick \
+            training.negatives="$negatives" seed="$seed"
+    done
     for precision in fp32 bf16; do # does the precision of the products move the result?
         measure "matlab_20_$precision/seed$seed" name=matlab_20 training.epochs=20 evaluation.every=0 \
             precision="$precision" seed="$seed"

@@ -42,7 +42,7 @@ from src.samples import NUM_CLASSES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NETS = {"matlab": [1000] * 3, "paper": [2000] * 4}
-STEPS = {"fast": fast.train_step, "plain": train.train_step}
+STEPS = {"fast": fast.train_step, "plain": train.train_step, "compiled": fast.compiled_step()}
 GROWTH_IMAGES = 3000
 KINDS = {  # of work -> the operators that do it
     "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_"),
@@ -182,14 +182,20 @@ def measure_net(
     for _ in range(epochs):
         result["epoch_seconds"].append(training.epoch_seconds())
         say(f"  {result['epoch_seconds'][-1]:.2f} s")
-    say("  the autograd step")
+    say("  the same, computed otherwise")
     part = subset(examples, len(examples) // 5)
-    for step, graph in (("plain", True), *([("fast", False), ("plain", False)] if device.type == "cuda" else [])):
+    ways = [("plain", True), ("compiled", True)]
+    if device.type == "cuda":
+        ways += [("fast", False), ("plain", False)]
+    for step, graph in ways:
         other = Training(part, dims, precision=precision, device=device, step=step, cuda_graph=graph)
         fast_part = Training(part, dims, precision=precision, device=device)
+        first, _ = other.epoch_seconds(), fast_part.epoch_seconds()
         pairs = [(other.epoch_seconds(), fast_part.epoch_seconds()) for _ in range(3)]
         label = f"{step}{'' if graph else ', no graph'}"
         result.setdefault("time_over_fast", {})[label] = statistics.median(a / b for a, b in pairs)
+        if step == "compiled":
+            result["compile_seconds"] = first - statistics.median(seconds for seconds, _ in pairs)
     say("  classification by goodness")
     images = to_unit(test.images)
     seconds = median_seconds(
@@ -353,6 +359,16 @@ def tables(result: dict[str, Any]) -> str:
         f"{result['process']['first_step_seconds']:.1f} s. Peak resident memory of the default run: "
         f"{result['process']['peak_resident_gb']:.2f} GB.",
     ]
+    if "compile_seconds" in nets[0]:
+        lines.append(
+            "`training.compile=true`: "
+            + " and ".join(
+                f"{net['time_over_fast']['compiled']:.2f} times the time at {net['net']}, after a start of "
+                f"{net['compile_seconds']:.0f} s"
+                for net in nets
+            )
+            + "."
+        )
     for net in nets if result["device"] == "cuda" else ():
         others = ", ".join(f"{name} {ratio:.2f} x" for name, ratio in net["time_over_fast"].items())
         lines.append(f"Beside the fast step in a CUDA graph, {net['net']}: {others}.")

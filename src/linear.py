@@ -6,6 +6,9 @@ from torch import Tensor
 
 NO_GRADIENT = 1e-10  # of the largest in the batch: beyond what fp32 resolves, even from hundreds of cases together
 
+# Of few cases the product is cheap, and in fp32 it is added in place; in bf16 it is written, widened and then added.
+FEW_CASES = 96
+
 
 def linear(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """x W^T ([B, d_in], [d_out, d_in] -> [B, d_out]): multiplied in `dtype`, returned in fp32."""
@@ -23,7 +26,9 @@ def significant(sizes: Tensor) -> Tensor:
 
 
 def add_weight_gradient(grad: Tensor, dz: Tensor, x: Tensor, dtype: torch.dtype) -> None:
-    """grad += dz^T x ([d_out, d_in], [B, d_out], [B, d_in]), multiplied in `dtype`; without a temporary in fp32."""
+    """grad += dz^T x ([d_out, d_in], [B, d_out], [B, d_in]), multiplied in `dtype`, or in fp32 where that is faster."""
+    if not torch.compiler.is_compiling() and len(dz) <= FEW_CASES:  # a compiled graph has no such branch
+        dtype = grad.dtype
     dz, x = dz.to(dtype), x.to(dtype)
     if dtype == grad.dtype:
         grad.addmm_(dz.T, x)
