@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.model import FFNet
-
 LATEST, PREVIOUS = "checkpoint.pt", "checkpoint_previous.pt"
 
 
@@ -60,7 +58,7 @@ def _check_architecture(model: nn.Module, state: dict[str, Tensor]) -> None:
             )
 
 
-def training_state(model: FFNet, generator: torch.Generator) -> dict[str, Any]:
+def training_state(model: nn.Module, generator: torch.Generator) -> dict[str, Any]:
     """A copy of all that the next epoch depends on: weights, biases, running means, read-out, g, generator."""
     return {
         "model": {name: tensor.clone() for name, tensor in model.state_dict().items()},
@@ -69,7 +67,7 @@ def training_state(model: FFNet, generator: torch.Generator) -> dict[str, Any]:
     }
 
 
-def restore_training_state(model: FFNet, generator: torch.Generator, state: dict[str, Any]) -> None:
+def restore_training_state(model: nn.Module, generator: torch.Generator, state: dict[str, Any]) -> None:
     """Puts a `training_state` back, in place.
 
     Raises:

@@ -19,6 +19,7 @@ from yaml import YAMLError
 from src.data import SIDE, TRAINING_FILE_IMAGES, DataError
 from src.device import PRECISIONS, resolve_device
 from src.interrupt import StoppedJob
+from src.recurrent import LAST_AVERAGED
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -65,6 +66,8 @@ class DataConfig:
 @dataclass
 class ModelConfig:
     hidden_dims: list[int] = MISSING
+    grids: list[int] | None = MISSING
+    field: int = MISSING
     threshold: float = MISSING
     temperature: float = MISSING
     peer_normalisation: float = MISSING
@@ -81,6 +84,9 @@ class ModelConfig:
         )
         for dim in self.hidden_dims:
             _check(dim >= 1, "model.hidden_dims", self.hidden_dims, "every width must be at least 1")
+        _check_number("model.field", self.field, 1, SIDE + 1)
+        if self.grids is not None:
+            self._check_grids(self.grids)
         _check_number("model.threshold", self.threshold, 0)
         _check(
             math.isfinite(self.temperature) and self.temperature > 0,
@@ -92,6 +98,31 @@ class ModelConfig:
         _check_number("model.peer_momentum", self.peer_momentum, 0, 1)
         _check_number("model.initial_mean_activity", self.initial_mean_activity, 0)
         _check_choice("model.weight_scale", self.weight_scale, "fan_in", "fan_out")
+
+    def _check_grids(self, grids: list[int]) -> None:
+        _check(
+            len(grids) == len(self.hidden_dims), "model.grids", grids, "must name as many layers as model.hidden_dims"
+        )
+        first = grids[0]
+        _check(
+            first >= len(grids) and grids == list(range(first, first - len(grids), -1)),
+            "model.grids",
+            grids,
+            "each grid must have one location less per side than the one below, as [4, 3, 2] has",
+        )
+        _check(
+            self.field < SIDE and (SIDE - self.field) % (first - 1) == 0,
+            "model.field",
+            self.field,
+            f"squares of so many pixels cannot be spread evenly over {SIDE} pixels at {first} locations per side",
+        )
+        for dim, grid in zip(self.hidden_dims, grids, strict=True):
+            _check(
+                dim % grid**2 == 0,
+                "model.hidden_dims",
+                self.hidden_dims,
+                f"{dim} units cannot be shared out evenly to {grid} x {grid} locations (model.grids={grids})",
+            )
 
 
 @dataclass
@@ -123,6 +154,30 @@ class TrainingConfig:
 
 
 @dataclass
+class UnsupervisedConfig:
+    blurs: int = MISSING
+    readout_epochs: int = MISSING
+
+    def __post_init__(self):
+        _check_number("unsupervised.blurs", self.blurs, 0)
+        _check_number("unsupervised.readout_epochs", self.readout_epochs, 0)
+
+
+@dataclass
+class RecurrentConfig:
+    weight_gain: float = MISSING
+    damping: float = MISSING
+    iterations: int = MISSING
+    first_learning_iteration: int = MISSING
+
+    def __post_init__(self):
+        _check_number("recurrent.weight_gain", self.weight_gain, 0)
+        _check_number("recurrent.damping", self.damping, 0, 1)
+        _check_number("recurrent.iterations", self.iterations, LAST_AVERAGED)
+        _check_number("recurrent.first_learning_iteration", self.first_learning_iteration, 1, self.iterations + 1)
+
+
+@dataclass
 class EvaluationConfig:
     every: int = MISSING
     batch_size: int = MISSING
@@ -141,12 +196,15 @@ class LoggingConfig:
 @dataclass
 class Config:
     name: str = MISSING
+    method: str = MISSING
     seed: int = MISSING
     device: str = MISSING
     precision: str = MISSING
     data: DataConfig = MISSING
     model: ModelConfig = MISSING
     training: TrainingConfig = MISSING
+    unsupervised: UnsupervisedConfig = MISSING
+    recurrent: RecurrentConfig = MISSING
     evaluation: EvaluationConfig = MISSING
     logging: LoggingConfig = MISSING
     resume: str | None = None
@@ -154,6 +212,19 @@ class Config:
 
     def __post_init__(self):
         _check_number("seed", self.seed, 0, 2**63)
+        _check_choice("method", self.method, "supervised", "backprop", "unsupervised", "recurrent")
+        _check(
+            self.model.grids is None or self.method == "unsupervised",
+            "model.grids",
+            self.model.grids,
+            f"local receptive fields need method=unsupervised, not {self.method}",
+        )
+        _check(
+            not self.training.compile or self.method == "supervised",
+            "training.compile",
+            self.training.compile,
+            f"needs method=supervised, not {self.method}",
+        )
         _check_choice("device", self.device, "auto", "cpu", "cuda", "mps")
         _check_choice("precision", self.precision, "auto", *PRECISIONS)
         try:

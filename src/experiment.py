@@ -5,15 +5,17 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
-from src import fast
+from src import backprop, fast, recurrent, unsupervised
+from src.backprop import BackpropNet
 from src.checkpoint import (
     LATEST,
     CheckpointError,
@@ -28,13 +30,18 @@ from src.checkpoint import (
 from src.config import Config, ConfigError
 from src.data import SIDE, Examples, load_mnist, to_unit
 from src.device import PRECISIONS, describe, resolve_device, resolve_precision, synchronise
-from src.evaluate import count_errors, outputs_for
+from src.evaluate import count_errors, scores_for
 from src.interrupt import Stopped, StopSignals
-from src.model import FFNet
+from src.local import local_layers
+from src.model import FFNet, dense_layers
+from src.recurrent import RecurrentFFNet
 from src.runlog import RunLog, provenance, read_result, write_json
-from src.train import Diverged, gain, make_optimizer, train_epochs, train_step
+from src.samples import blurring, hard_negative_labels, hybrids, random_masks, uniform_negative_labels
+from src.train import Diverged, Phase, gain_of, make_optimizer, train_epochs, train_step
+from src.unsupervised import UnsupervisedFFNet
 
 log = logging.getLogger(__name__)
+NEGATIVE_LABELS = {"hard": hard_negative_labels, "uniform": uniform_negative_labels}
 
 
 def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any]:
@@ -47,7 +54,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
 
     Returns:
         the content of result.json: error counts and percentages on the 10,000 test images by every rule of
-        `count_errors`, the protocol, the time, the hardware and the versions.
+        `class_scores`, the protocol, the time, the hardware and the versions.
 
     Raises:
         ConfigError: `out_dir` already holds a run, or a finished one that was to be resumed; its checkpoint is of no
@@ -74,14 +81,15 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     train_seconds = train_model(config, model, train, validation, out_dir, resume=resume)
     save_model(model, out_dir / "model.pt")
     # The test images are used here for the first and the only time.
-    outputs = outputs_for(model, test.images, config.evaluation.batch_size)
-    errors = {rule: int(count) for rule, count in count_errors(outputs, test.labels).items()}
+    scores = scores_for(model, test.images, config.evaluation.batch_size)
+    errors = {rule: int(count) for rule, count in count_errors(scores, test.labels).items()}
     results = {
         **{f"test_error_{rule}": 100 * count / len(test) for rule, count in errors.items()},
         **{f"test_errors_{rule}": count for rule, count in errors.items()},
         "test_images": len(test),
         "train_images": len(train),
         "name": config.name,
+        "method": config.method,
         "hidden_dims": list(config.model.hidden_dims),
         "epochs": config.training.epochs,
         "seed": config.seed,
@@ -98,22 +106,25 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         # Imported here, because matplotlib takes a second that the start need not pay.
         from src.plots import plot_run
 
-        plot_run(out_dir, model, test, outputs)
+        plot_run(out_dir, model, test, scores)
     return results
 
 
-def load_trained(config: Config, folder: Path) -> FFNet:
+def load_trained(config: Config, folder: Path) -> nn.Module:
     """The net of the finished run in `folder`, whose configuration is `config`, on its device.
 
     The products' precision is the one that the run had, where `config` says "auto".
 
     Raises:
-        ConfigError: the run is not finished, or its model.pt is damaged or of another architecture.
+        ConfigError: the run is not finished, or one of its files is damaged or of another architecture.
     """
     device = resolve_device(config.device)
     precision = config.precision
     if precision == "auto" and (folder / "result.json").is_file():
-        precision = read_result(folder)["precision"]
+        try:
+            precision = read_result(folder)["precision"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{folder / 'result.json'} is damaged; precision=fp32 or bf16 does without it") from error
     model = build_model(config, PRECISIONS[resolve_precision(precision, device)]).to(device)
     if not (folder / "model.pt").is_file():
         raise ConfigError(f"{folder}: this run is not finished (no model.pt); go on with resume={folder}")
@@ -124,19 +135,29 @@ def load_trained(config: Config, folder: Path) -> FFNet:
     return model
 
 
-def evaluate(config: Config, folder: Path) -> dict[str, Any]:
-    """Tests the net of the finished run in `folder` again; nothing is written.
-
-    Returns:
-        "test_errors", counts by every rule of `count_errors` on the "test_images" (10,000); "test_errors_before", those
-        in result.json (empty where there is none).
+def tested(config: Config, folder: Path) -> tuple[nn.Module, Examples, dict[str, Tensor]]:
+    """The net of the finished run in `folder`, the test images, and its scores for them.
 
     Raises:
         ConfigError, DataError: as `load_trained` and `load_mnist`.
     """
     model = load_trained(config, folder)
     _, _, test = load_mnist(root=Path(config.data.root), device=resolve_device(config.device), validation_images=0)
-    errors = count_errors(outputs_for(model, test.images, config.evaluation.batch_size), test.labels)
+    return model, test, scores_for(model, test.images, config.evaluation.batch_size)
+
+
+def evaluate(config: Config, folder: Path) -> dict[str, Any]:
+    """Tests the net of the finished run in `folder` again; nothing is written.
+
+    Returns:
+        "test_errors", counts by every rule of `class_scores` on the "test_images" (10,000); "test_errors_before", those
+        in result.json (empty where there is none).
+
+    Raises:
+        ConfigError, DataError: as `tested`.
+    """
+    _, test, scores = tested(config, folder)
+    errors = count_errors(scores, test.labels)
     before = read_result(folder) if (folder / "result.json").is_file() else {}
     prefix = "test_errors_"
     return {
@@ -149,33 +170,29 @@ def evaluate(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def train_model(
-    config: Config, model: FFNet, train: Examples, validation: Examples, out_dir: Path, *, resume: bool
+    config: Config, model: nn.Module, train: Examples, validation: Examples, out_dir: Path, *, resume: bool
 ) -> float:
     """Trains `model` in place, with validations, metrics.jsonl and checkpoints.
 
     Returns:
         the seconds of training alone.
     """
-    device, epochs = train.labels.device, config.training.epochs
-    optimizer = build_optimizer(config, model)
-    step = choose_step(config, model, optimizer, train)
+    device = train.labels.device
     generator = torch.Generator(device).manual_seed(config.seed)
+    phases = build_phases(config, model, train, generator)
+    epochs = sum(phase.epochs for phase in phases)
 
     done: dict[str, Any] = {"epoch": 0, "metrics": [], "train_seconds": 0.0}  # what the last whole epoch left
     if resume:
         done = restore(out_dir, model, generator) or done
         log.info(f"resumed after epoch {done['epoch']} of {epochs}")
     training = train_epochs(
-        model,
-        optimizer,
+        phases,
         train,
-        epochs=epochs,
         first_epoch=done["epoch"] + 1,
         batch_size=config.training.batch_size,
-        negatives=config.training.negatives,
         max_shift=config.data.jitter,
         generator=generator,
-        step=step,
         cuda_graph=config.training.cuda_graph and device.type == "cuda",
     )
     validate_every, save_every = config.evaluation.every, config.training.checkpoint_every
@@ -191,13 +208,13 @@ def train_model(
                 if len(validation) and validate_every and (epoch % validate_every == 0 or last):
                     synchronise(device)  # so that train_seconds holds training alone
                     train_seconds += time.perf_counter() - started
-                    outputs = outputs_for(model, validation.images, config.evaluation.batch_size)
-                    errors = count_errors(outputs, validation.labels)
+                    scores = scores_for(model, validation.images, config.evaluation.batch_size)
+                    errors = count_errors(scores, validation.labels)
                     synchronise(device)
                     started = time.perf_counter()
                 if last:
                     synchronise(device)
-                run_log.epoch(epoch, gain(epoch, epochs), figures, errors, len(validation))
+                run_log.epoch(epoch, gain_of(phases, epoch)[1], figures, errors, len(validation))
                 train_seconds += time.perf_counter() - started
                 done = {"epoch": epoch, "state": training_state(model, generator), "train_seconds": train_seconds}
                 if last or (save_every and epoch % save_every == 0):
@@ -223,10 +240,10 @@ def save(out_dir: Path, done: dict[str, Any], run_log: RunLog) -> None:
     save_checkpoint(out_dir, done | {"metrics": run_log.records})
 
 
-def restore(out_dir: Path, model: FFNet, generator: torch.Generator) -> dict[str, Any] | None:
+def restore(out_dir: Path, model: nn.Module, generator: torch.Generator) -> dict[str, Any] | None:
     """Puts model and generator into the state of the checkpoint in `out_dir`, and returns its content."""
     try:
-        done = load_checkpoint(out_dir, model.readout_weight.device)
+        done = load_checkpoint(out_dir, generator.device)
         if done:
             restore_training_state(model, generator, done["state"])
     except CheckpointError as error:
@@ -234,10 +251,49 @@ def restore(out_dir: Path, model: FFNet, generator: torch.Generator) -> dict[str
     return done
 
 
+def build_phases(config: Config, model: nn.Module, train: Examples, generator: torch.Generator) -> list[Phase]:
+    """What `config` trains, in order: with which update and which optimiser.
+
+    Args:
+        model: on its device already; generator: there, too, for what the updates draw.
+    """
+    optimizer = build_optimizer(config, model.named_parameters())
+    draw = partial(NEGATIVE_LABELS[config.training.negatives], generator=generator)
+    epochs = config.training.epochs
+    if config.method == "supervised":
+        step = choose_step(config, model, optimizer, train)
+        return [Phase(epochs, optimizer, partial(step, model, optimizer, draw_negative_labels=draw))]
+    if config.method == "backprop":
+        return [Phase(epochs, optimizer, partial(backprop.train_step, model, optimizer))]
+    if config.method == "recurrent":
+        return [Phase(epochs, optimizer, partial(recurrent.train_step, model, optimizer, draw_negative_labels=draw))]
+
+    if len(train) % config.training.batch_size == 1 or config.training.batch_size == 1:
+        raise ConfigError(
+            f"training.batch_size={config.training.batch_size}: leaves a batch of one of {len(train)} images, "
+            "and a hybrid needs two"
+        )
+    blur = blurring(SIDE, config.unsupervised.blurs).to(generator.device)
+
+    def make_negatives(images: Tensor) -> Tensor:
+        return hybrids(images, random_masks(len(images), blur, generator))
+
+    readouts = [(name, parameter) for name, parameter in model.named_parameters() if name.startswith("readout")]
+    readout_optimizer = build_optimizer(config, readouts)
+    return [
+        Phase(epochs, optimizer, partial(unsupervised.train_step, model, optimizer, make_negatives=make_negatives)),
+        Phase(
+            config.unsupervised.readout_epochs,
+            readout_optimizer,
+            partial(unsupervised.readout_step, model, readout_optimizer),
+        ),
+    ]
+
+
 def choose_step(
     config: Config, model: FFNet, optimizer: torch.optim.SGD, train: Examples
 ) -> Callable[..., dict[str, Tensor]]:
-    """The update that `training.step` names; the fast one only if it does what the plain one does."""
+    """The supervised update that `training.step` names; the fast one only if it does what the plain one does."""
     if config.training.step == "plain":
         return train_step
     sample = slice(config.training.batch_size)
@@ -255,26 +311,43 @@ def choose_step(
     return fast.compiled_step()
 
 
-def build_model(config: Config, matmul_dtype: torch.dtype) -> FFNet:
-    """The net of `config.model`, with initial weights from `config.seed`, on the CPU."""
-    return FFNet(
-        SIDE * SIDE,
-        config.model.hidden_dims,
-        weight_scale=config.model.weight_scale,
-        generator=torch.Generator().manual_seed(config.seed),
-        matmul_dtype=matmul_dtype,
-        threshold=config.model.threshold,
-        temperature=config.model.temperature,
-        peer_normalisation=config.model.peer_normalisation,
-        peer_momentum=config.model.peer_momentum,
-        initial_mean_activity=config.model.initial_mean_activity,
-    )
+def build_model(config: Config, matmul_dtype: torch.dtype) -> nn.Module:
+    """The net of `config`, with initial weights from `config.seed`, on the CPU."""
+    model, generator = config.model, torch.Generator().manual_seed(config.seed)
+    if config.method == "backprop":
+        return BackpropNet(SIDE * SIDE, model.hidden_dims, generator=generator, matmul_dtype=matmul_dtype)
+    options = {
+        "generator": generator,
+        "matmul_dtype": matmul_dtype,
+        "threshold": model.threshold,
+        "temperature": model.temperature,
+        "peer_normalisation": model.peer_normalisation,
+        "peer_momentum": model.peer_momentum,
+        "initial_mean_activity": model.initial_mean_activity,
+    }
+    if config.method == "recurrent":
+        return RecurrentFFNet(
+            SIDE * SIDE,
+            model.hidden_dims,
+            weight_gain=config.recurrent.weight_gain,
+            damping=config.recurrent.damping,
+            iterations=config.recurrent.iterations,
+            first_learning_iteration=config.recurrent.first_learning_iteration,
+            **options,
+        )
+    if model.grids:
+        layers = local_layers(
+            model.hidden_dims, model.grids, field=model.field, weight_scale=model.weight_scale, **options
+        )
+    else:
+        layers = dense_layers(SIDE * SIDE, model.hidden_dims, weight_scale=model.weight_scale, **options)
+    return (FFNet if config.method == "supervised" else UnsupervisedFFNet)(layers, matmul_dtype=matmul_dtype)
 
 
-def build_optimizer(config: Config, model: FFNet) -> torch.optim.SGD:
-    """The optimiser of `config.training`, for a model that is on its device already."""
+def build_optimizer(config: Config, parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.SGD:
+    """The optimiser of `config.training` for named `parameters`, which are on their device already."""
     return make_optimizer(
-        model,
+        parameters,
         learning_rate=config.training.learning_rate,
         weight_decay=config.training.weight_decay,
         readout_learning_rate=config.training.readout_learning_rate,

@@ -107,9 +107,9 @@ class RunLog:
         check_finite(record["loss"], record["readout_loss"])
         if errors:
             record["validation_errors"] = {rule: count.read() for rule, count in errors.items()}
-            self.validation = ", val. error {:.2f}/{:.2f} %".format(
-                *(100 * record["validation_errors"][rule] / record["validation_images"] for rule in HEADLINE_RULES)
-            )
+            headline = (record["validation_errors"][rule] for rule in HEADLINE_RULES if rule in errors)
+            shares = "/".join(f"{100 * count / record['validation_images']:.2f}" for count in headline)
+            self.validation = f", val. error {shares} %"
         self.records.append(record)
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
@@ -117,8 +117,11 @@ class RunLog:
             for name, value in scalars(record).items():
                 self.events.add_scalar(name, value, record["epoch"])
             self.events.flush()
-        pairs = "/".join(f"{100 * share:.1f}" for share in record["pairs_ordered_wrongly"])
-        line = f"loss {sum(record['loss']):.3g}, wrong pairs {pairs} %{self.validation}"
+        if record["loss"]:
+            pairs = "/".join(f"{100 * share:.1f}" for share in record["pairs_ordered_wrongly"])
+            line = f"loss {sum(record['loss']):.3g}, wrong pairs {pairs} %{self.validation}"
+        else:  # no layer learns by a loss of its own
+            line = f"cross-entropy {record['readout_loss']:.3g}{self.validation}"
         self.bar.set_postfix_str(line, refresh=False)
         self.bar.update(1)
         if not self.interactive:

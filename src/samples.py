@@ -1,4 +1,4 @@
-"""Inputs of the three passes of section 3.3: the label code is written over the first ten pixels.
+"""Positives and negatives: label codes over the first ten pixels (section 3.3), and hybrid images (section 3.2).
 
 All functions are pure; whatever is random takes its generator as an argument.
 """
@@ -38,7 +38,37 @@ def hard_negative_labels(logits: Tensor, labels: Tensor, generator: torch.Genera
     return (logits - noise.log()).masked_fill(true_class, -torch.inf).argmax(dim=1)
 
 
-def uniform_negative_labels(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """Wrong labels ([B]), each of the nine with the same probability."""
+def uniform_negative_labels(logits: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Wrong labels ([B]), each of the nine with the same probability, whatever the `logits`."""
     offset = torch.randint(1, NUM_CLASSES, labels.shape, generator=generator, device=labels.device)
     return (labels + offset) % NUM_CLASSES
+
+
+def blurring(side: int, blurs: int) -> Tensor:
+    """`blurs` times [1/4, 1/2, 1/4] along an axis of `side` pixels, as one matrix ([side, side], float64).
+
+    At an edge the outermost pixel stands in for the one beyond it.
+    """
+    once = torch.eye(side, dtype=torch.float64) / 2
+    for pixel in range(side):
+        for neighbour in (pixel - 1, pixel + 1):
+            once[pixel, min(max(neighbour, 0), side - 1)] += 1 / 4
+    return torch.linalg.matrix_power(once, blurs)
+
+
+def random_masks(count: int, blur: Tensor, generator: torch.Generator) -> Tensor:
+    """Masks of large regions of ones and zeros (bool [count, side * side], on the generator's device; section 3.2).
+
+    Random bits, blurred along both axes by `blur` ([side, side], from `blurring`), then compared with 0.5.
+    """
+    side = len(blur)
+    bits = torch.randint(0, 2, (count, side, side), generator=generator, device=generator.device).to(blur.dtype)
+    return (blur @ bits @ blur.T > 0.5).flatten(1)
+
+
+def hybrids(images: Tensor, masks: Tensor) -> Tensor:
+    """Negatives ([B, D], B at least 2): each of `images` where its mask is 1, another one of them where it is 0.
+
+    The shape of short strokes stays right, what lies further apart does not fit together (section 3.2).
+    """
+    return torch.where(masks, images, images.roll(1, dims=0))

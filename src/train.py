@@ -1,17 +1,20 @@
-"""Training (section 3.3): three passes with the same weights, then one update of every layer and the read-out."""
+"""Training: the update of the supervised net (section 3.3: three passes with the same weights, then one update of every
+layer and the read-out), and what it shares with those of the other experiments: rates, smoothing, the epoch loop.
+"""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.cuda_graph import GraphedUpdate
 from src.data import Examples, jitter, shuffled_batches, to_unit
 from src.layers import logistic_loss
 from src.model import FFNet
-from src.samples import embed_label, embed_neutral, hard_negative_labels, uniform_negative_labels
+from src.samples import embed_label, embed_neutral
 
 
 def gain(epoch: int, epochs: int) -> float:
@@ -20,7 +23,7 @@ def gain(epoch: int, epochs: int) -> float:
 
 
 def make_optimizer(
-    model: FFNet,
+    parameters: Iterable[tuple[str, nn.Parameter]],
     *,
     learning_rate: float,
     weight_decay: float,
@@ -31,29 +34,35 @@ def make_optimizer(
 ) -> torch.optim.SGD:
     """W <- W + eps (g - wc W) for weights, b <- b + eps g for biases, and the read-out with rates of its own.
 
-    g is the smoothed gradient of `train_step`. SGD's own momentum would not do: it does not damp the first
-    gradient, and it smooths the decay along with the gradient. `decay_in_momentum` asks for the latter, on biases too.
+    `parameters` come with their names, on their device: those named readout... are the read-out's; of the others, those
+    with "bias" in their name are biases. g is the smoothed gradient of `train_step`. SGD's own momentum would not do:
+    it does not damp the first gradient, and it smooths the decay along with the gradient. `decay_in_momentum` asks for
+    the latter, on biases too.
     """
     bias_decay = weight_decay if decay_in_momentum else 0.0
-    groups = [
-        ([layer.weight for layer in model.layers], learning_rate, weight_decay),
-        ([layer.bias for layer in model.layers], learning_rate, bias_decay),
-        ([model.readout_weight], readout_learning_rate, readout_weight_decay),
-    ]
-    for parameter in model.parameters():
+    weights, biases, readout = [], [], []
+    for name, parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)  # g starts at zero
-    device = model.readout_weight.device
+        group = readout if name.startswith("readout") else biases if "bias" in name else weights
+        group.append(parameter)
+    groups = [
+        (weights, learning_rate, weight_decay),
+        (biases, learning_rate, bias_decay),
+        (readout, readout_learning_rate, readout_weight_decay),
+    ]
     return torch.optim.SGD(
         [
             {
-                "params": parameters,
+                "params": group,
                 "initial_lr": rate,
-                "lr": torch.tensor(rate, device=device),  # a tensor, so that a captured CUDA graph sees it change
+                # A tensor, so that a captured CUDA graph sees it change.
+                "lr": torch.tensor(rate, device=group[0].device),
                 "weight_decay": 0.0 if decay_in_momentum else decay,
                 "smoothed_decay": decay if decay_in_momentum else 0.0,
                 "gradient_momentum": momentum,
             }
-            for parameters, rate, decay in groups
+            for group, rate, decay in groups
+            if group
         ],
         fused=True,
     )
@@ -101,7 +110,7 @@ def train_step(
 
     # Positive and negative pass: a local loss for each layer. Their sum has the gradients of the parts, because
     # no layer's loss depends on another layer's weights.
-    losses, goodness_logits = model.local_losses(embed_label(images, labels), embed_label(images, negative_labels))
+    losses, goodness_logits, _ = model.local_losses(embed_label(images, labels), embed_label(images, negative_labels))
     new_share = age_gradients(optimizer)
     (new_share * (sum(losses) + readout_loss)).backward()  # adds to g: g <- 0.9 g + 0.1 gradient
     optimizer.step()
@@ -124,76 +133,96 @@ class Diverged(RuntimeError):
     """A loss is no longer a finite number. The message names it."""
 
 
-def check_finite(layer_losses: list[float], readout_loss: float) -> None:
+def check_finite(losses: Sequence[float], readout_loss: float) -> None:
     """
     Raises:
-        Diverged: one of the losses is infinite or not a number.
+        Diverged: one of the losses, of layers 1.. or the read-out, is infinite or not a number.
     """
-    losses = {f"layer {layer}": loss for layer, loss in enumerate(layer_losses, start=1)} | {
-        "the read-out": readout_loss
-    }
-    for name, loss in losses.items():
+    named = {f"layer {layer}": loss for layer, loss in enumerate(losses, start=1)} | {"the read-out": readout_loss}
+    for name, loss in named.items():
         if not math.isfinite(loss):
             raise Diverged(f"the loss of {name} became {loss}")
 
 
+class Phase(NamedTuple):
+    """So many epochs with one kind of update, whose rates fall to zero towards the end of them (`gain`).
+
+    `step` makes an update from images in [0, 1] ([B, D]) and labels ([B]), and returns sums over the batch.
+    """
+
+    epochs: int
+    optimizer: torch.optim.SGD
+    step: Callable[[Tensor, Tensor], dict[str, Tensor]]
+
+
+def gain_of(phases: Sequence[Phase], epoch: int) -> tuple[Phase, float]:
+    """The phase that `epoch` of 1.. belongs to, and the factor of its learning rates."""
+    for phase in phases:
+        if epoch <= phase.epochs:
+            return phase, gain(epoch, phase.epochs)
+        epoch -= phase.epochs
+    raise ValueError("the last phase has ended before")
+
+
 def train_epochs(
-    model: FFNet,
-    optimizer: torch.optim.SGD,
+    phases: Sequence[Phase],
     examples: Examples,
     *,
-    epochs: int,
     first_epoch: int = 1,
     batch_size: int,
-    negatives: str,
     max_shift: int,
     generator: torch.Generator,
-    step: Callable[..., dict[str, Tensor]] = train_step,
     cuda_graph: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
-    """Trains for `epochs` passes over all `examples`, shuffled each time.
+    """Trains phase after phase; an epoch is a pass over all `examples`, shuffled each time.
 
     Args:
-        first_epoch: later than 1 if the earlier ones were done before.
-        negatives: "hard" or "uniform".
+        first_epoch: counted through all phases; later than 1 if the earlier ones were done before.
         max_shift: jitter of the images, in pixels; 0 for none.
-        generator: on the examples' device; orders, jitters and draws negatives.
-        step: `train_step`, or the same update computed otherwise (src/fast.py).
+        generator: on the examples' device; orders and jitters (and is what the steps draw from, where they do).
         cuda_graph: launch each update on a CUDA device as one graph.
 
     Yields:
-        after each epoch, the means of `train_step`'s figures (on the device: the host need not wait).
+        after each epoch, the means of the step's figures (on the device: the host need not wait).
 
     Raises:
         Diverged: on the CPU, at the step whose loss is infinite or not a number. (On a GPU the host would have to
             wait; the epoch's figures tell there.)
     """
-    layers, device = len(model.layers), model.readout_weight.device
-    totals = {
-        "loss": torch.zeros(layers, device=device),
-        "pairs_ordered_wrongly": torch.zeros(layers, device=device),
-        "readout_loss": torch.zeros((), device=device),
-    }
+    before = 0  # epochs of the phases before
+    for phase in phases:
+        first_of_phase = max(first_epoch - before, 1)
+        before += phase.epochs
+        if first_of_phase <= phase.epochs:
+            yield from _train_phase(phase, examples, first_of_phase, batch_size, max_shift, generator, cuda_graph)
 
-    def draw_negative_labels(logits: Tensor, labels: Tensor) -> Tensor:
-        if negatives == "hard":
-            return hard_negative_labels(logits, labels, generator)
-        return uniform_negative_labels(labels, generator)
+
+def _train_phase(
+    phase: Phase,
+    examples: Examples,
+    first_epoch: int,
+    batch_size: int,
+    max_shift: int,
+    generator: torch.Generator,
+    cuda_graph: bool,
+) -> Iterator[dict[str, Tensor]]:
+    totals: dict[str, Tensor] = {}
 
     def update(batch: Tensor) -> None:
         images = to_unit(jitter(examples.images[batch], max_shift=max_shift, generator=generator))
-        sums = step(model, optimizer, images, examples.labels[batch], draw_negative_labels)
-        if device.type == "cpu":
+        sums = phase.step(images, examples.labels[batch])
+        if batch.device.type == "cpu":
             check_finite(sums["loss"].tolist(), sums["readout_loss"].item())
-        for name, total in totals.items():
-            total += sums[name]
+        for name, value in sums.items():
+            if name not in totals:
+                totals[name] = torch.zeros_like(value)
+            totals[name] += value
 
-    if cuda_graph:
-        update = GraphedUpdate(update, generator)
-    for epoch in range(first_epoch, epochs + 1):
-        set_gain(optimizer, gain(epoch, epochs))
+    run = GraphedUpdate(update, generator) if cuda_graph else update
+    for epoch in range(first_epoch, phase.epochs + 1):
+        set_gain(phase.optimizer, gain(epoch, phase.epochs))
         for batch in shuffled_batches(n=len(examples), batch_size=batch_size, generator=generator):
-            update(batch)
+            run(batch)
         yield {name: total / len(examples) for name, total in totals.items()}
         for total in totals.values():
             total.zero_()

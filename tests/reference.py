@@ -287,6 +287,29 @@ def smooth_and_step(value, smooth, gradient, *, rate, decay, is_bias, momentum, 
     return value + rate * (new_smooth - decay * value), new_smooth
 
 
+def stepped_layers(state, per_layer, *, rate, decay, **how):
+    """A new state after one update of all layers, given each one's (gradient of W, gradient of b, new m).
+
+    The softmax is not updated: it stays what it is in ``state``.
+    """
+    new = State([], [], [], [], [], state.softmax, state.smooth_softmax)
+    for layer, (gradient_w, gradient_b, new_m) in enumerate(per_layer):
+        w, smooth_w = smooth_and_step(
+            state.weights[layer], state.smooth_weights[layer], gradient_w,
+            rate=rate, decay=decay, is_bias=False, **how,
+        )  # fmt: skip
+        b, smooth_b = smooth_and_step(
+            state.biases[layer], state.smooth_biases[layer], gradient_b,
+            rate=rate, decay=decay, is_bias=True, **how,
+        )  # fmt: skip
+        new.weights.append(w)
+        new.biases.append(b)
+        new.means.append(new_m)
+        new.smooth_weights.append(smooth_w)
+        new.smooth_biases.append(smooth_b)
+    return new
+
+
 def train_step(
     state,
     images,
@@ -328,21 +351,7 @@ def train_step(
 
     # One update of everything.
     how = {"momentum": momentum, "decay_in_momentum": decay_in_momentum}
-    new = State([], [], [], [], [], None, None)
-    for layer, (gradient_w, gradient_b, new_m) in enumerate(per_layer):
-        w, smooth_w = smooth_and_step(
-            state.weights[layer], state.smooth_weights[layer], gradient_w,
-            rate=gain * eps, decay=wc, is_bias=False, **how,
-        )  # fmt: skip
-        b, smooth_b = smooth_and_step(
-            state.biases[layer], state.smooth_biases[layer], gradient_b,
-            rate=gain * eps, decay=wc, is_bias=True, **how,
-        )  # fmt: skip
-        new.weights.append(w)
-        new.biases.append(b)
-        new.means.append(new_m)
-        new.smooth_weights.append(smooth_w)
-        new.smooth_biases.append(smooth_b)
+    new = stepped_layers(state, per_layer, rate=gain * eps, decay=wc, **how)
     new.softmax, new.smooth_softmax = smooth_and_step(
         state.softmax, state.smooth_softmax, gradient_s,
         rate=gain * eps_sup, decay=wc_sup, is_bias=False, **how,

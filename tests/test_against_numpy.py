@@ -1,34 +1,16 @@
 """The whole algorithm against an independent float64 NumPy implementation of the sheet (tests/reference.py)."""
 
-import numpy as np
 import pytest
 import reference
 import torch
-from nets import BATCH, batch, optimizer_for, small_net
+from nets import BATCH, TINY, as_state, assert_close, batch, optimizer_for, small_net
 
 from src import fast, train
-from src.classify import by_goodness, goodness_per_label, one_pass
+from src.classify import class_scores, goodness_per_label
 from src.layers import goodness
 from src.model import FFNet
 from src.samples import embed_neutral
 from src.train import gain, set_gain
-
-TINY = 1e-8
-
-
-def as_state(model: FFNet) -> reference.State:
-    state = reference.new_state(
-        [layer.weight.detach().double().numpy() for layer in model.layers],
-        [layer.bias.detach().double().numpy() for layer in model.layers],
-    )
-    state.softmax[:] = model.readout_weight.detach().double().numpy()
-    return state
-
-
-def assert_close(ours: torch.Tensor, theirs: np.ndarray, relative: float = 1e-5) -> None:
-    """Within `relative` of the largest entry, so that entries that cancel to nearly zero are not asked for more."""
-    theirs = np.asarray(theirs)
-    assert np.abs(ours.detach().double().numpy() - theirs).max() <= relative * np.abs(theirs).max()
 
 
 @pytest.mark.parametrize("train_step", [train.train_step, fast.train_step], ids=["plain", "fast"])
@@ -107,14 +89,17 @@ def test_goodness_and_classification():
         assert_close(goodness(h), reference.goodness(expected))
 
     goodnesses = goodness_per_label(model, ours)
-    for layers in ([2, 3], [1], [2], [3], [1, 2, 3]):
-        assert_close(
-            goodnesses[[layer - 1 for layer in layers]].sum(dim=0),
-            reference.goodness_per_label(images, state, layers, TINY),
-        )
+    for layer in (1, 2, 3):
+        assert_close(goodnesses[layer - 1], reference.goodness_per_label(images, state, [layer], TINY))
+    scores = class_scores(model, ours)
+    alone = {f"goodness_layer_{layer}": [layer] for layer in (1, 2, 3)}
+    rules = {"goodness": [2, 3], "goodness_all_layers": [1, 2, 3], **alone}
+    assert scores.keys() == {*rules, "one_pass"}
+    for rule, layers in rules.items():
+        assert_close(scores[rule], reference.goodness_per_label(images, state, layers, TINY))
         expected = reference.classify_goodness(images, state, layers, TINY)
-        assert by_goodness(goodnesses, layers).tolist() == expected.tolist()
-    assert one_pass(model, ours).tolist() == reference.classify_one_pass(images, state, TINY).tolist()
+        assert scores[rule].argmax(dim=1).tolist() == expected.tolist()
+    assert scores["one_pass"].argmax(dim=1).tolist() == reference.classify_one_pass(images, state, TINY).tolist()
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 60, 100])

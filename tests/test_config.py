@@ -37,22 +37,32 @@ def test_the_default_is_the_matlab_recipe():
 
 
 @pytest.mark.parametrize(
-    ("experiment", "hidden_dims", "epochs", "learning_rate", "jitter", "negatives"),
+    ("experiment", "method", "hidden_dims", "epochs", "learning_rate", "jitter", "negatives"),
     [
-        ("paper", [2000] * 4, 60, 0.01, 0, "hard"),
-        ("paper_fast", [2000] * 4, 40, 0.02, 0, "hard"),
-        ("paper_jitter", [2000] * 4, 500, 0.01, 2, "hard"),
-        ("seed_repo", [1000] * 3, 100, 0.01, 0, "uniform"),
+        ("paper", "supervised", [2000] * 4, 60, 0.01, 0, "hard"),
+        ("paper_fast", "supervised", [2000] * 4, 40, 0.02, 0, "hard"),
+        ("paper_jitter", "supervised", [2000] * 4, 500, 0.01, 2, "hard"),
+        ("seed_repo", "supervised", [1000] * 3, 100, 0.01, 0, "uniform"),
+        ("unsupervised", "unsupervised", [2000] * 4, 100, 0.01, 0, "hard"),
+        ("local_receptive_fields", "unsupervised", [16 * 128, 9 * 220, 4 * 512], 60, 0.01, 0, "hard"),
+        ("recurrent", "recurrent", [2000] * 2, 60, 0.01, 0, "hard"),
     ],
 )
-def test_experiments_are_what_was_published(experiment, hidden_dims, epochs, learning_rate, jitter, negatives):
+def test_experiments_are_what_was_published(experiment, method, hidden_dims, epochs, learning_rate, jitter, negatives):
     config = composed(f"experiment={experiment}")
-    assert config.name == experiment
+    assert (config.name, config.method) == (experiment, method)
     assert config.model.hidden_dims == hidden_dims
     assert config.training.epochs == epochs
     assert config.training.learning_rate == learning_rate
     assert config.data.jitter == jitter
     assert config.training.negatives == negatives
+
+
+def test_what_only_one_experiment_has_is_as_published():
+    config = composed("experiment=local_receptive_fields")
+    assert (config.model.grids, config.model.field) == ([4, 3, 2], 10)
+    config = composed("experiment=recurrent").recurrent
+    assert (config.damping, config.iterations) == (0.3, 8)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -62,7 +72,7 @@ def test_every_experiment_file_says_how_to_run_it(experiment):
 
 
 @pytest.mark.parametrize(
-    ("override", "expected"),
+    ("overrides", "expected"),
     [
         ("foo=1", "there is no key foo"),
         ("+foo=1", "there is no key foo"),
@@ -91,10 +101,64 @@ def test_every_experiment_file_says_how_to_run_it(experiment):
         ("seed=-1", "seed=-1: must be at least 0"),
         ("experiment=papier", "there is no experiment/papier.yaml; there are "),
         ("training.epochs", "missing EQUAL"),
+        ("method=adam", "method=adam: must be one of supervised, backprop, unsupervised, recurrent"),
+        ("method=backprop training.compile=true", "training.compile=True: needs method=supervised, not backprop"),
+        ("unsupervised.blurs=-1", "unsupervised.blurs=-1: must be at least 0"),
+        ("unsupervised.readout_epochs=-1", "unsupervised.readout_epochs=-1: must be at least 0"),
+        ("recurrent.weight_gain=-0.7", "recurrent.weight_gain=-0.7: must be at least 0"),
+        ("recurrent.damping=1", "recurrent.damping=1.0: must be at least 0 and below 1"),
+        ("recurrent.iterations=4", "recurrent.iterations=4: must be at least 5"),
+        ("recurrent.first_learning_iteration=0", "first_learning_iteration=0: must be at least 1 and below 9"),
+        ("recurrent.first_learning_iteration=9", "first_learning_iteration=9: must be at least 1 and below 9"),
+        ("recurrent.iterations=5 recurrent.first_learning_iteration=6", "must be at least 1 and below 6"),
+        ("model.grids=many", "model.grids: Invalid value"),
     ],
 )
-def test_refusals_name_the_key_and_the_rule(override, expected):
-    assert expected in refusal(override)
+def test_refusals_name_the_key_and_the_rule(overrides, expected):
+    assert expected in refusal(*overrides.split(" "))
+
+
+LOCAL = ("method=unsupervised", "model.hidden_dims=[32,18,8]", "model.grids=[4,3,2]")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ("method=supervised", "model.grids=[4, 3, 2]: local receptive fields need method=unsupervised, not supervised"),
+        ("method=recurrent", "model.grids=[4, 3, 2]: local receptive fields need method=unsupervised, not recurrent"),
+        ("model.grids=[4,3]", "model.grids=[4, 3]: must name as many layers as model.hidden_dims"),
+        ("model.grids=[]", "model.grids=[]: must name as many layers"),
+        ("model.grids=[4,2,1]", "model.grids=[4, 2, 1]: each grid must have one location less per side than the one"),
+        ("model.grids=[2,3,4]", "each grid must have one location less"),
+        ("model.grids=[2,1,0]", "each grid must have one location less"),
+        (
+            "model.hidden_dims=[32,18,9]",
+            "9 units cannot be shared out evenly to 2 x 2 locations (model.grids=[4, 3, 2])",
+        ),
+        ("model.field=0", "model.field=0: must be at least 1 and below 29"),
+        ("model.field=29", "model.field=29: must be at least 1 and below 29"),
+        ("model.field=28", "model.field=28: squares of so many pixels cannot be spread evenly over 28 pixels at 4 loc"),
+        ("model.field=11", "model.field=11: squares of so many pixels cannot be spread evenly"),
+    ],
+)
+def test_refusals_of_local_receptive_fields(overrides, expected):
+    assert expected in refusal(*LOCAL, *overrides.split(" "))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "",
+        "model.field=7",
+        "model.field=1",
+        "model.grids=[3,2] model.hidden_dims=[9,4] model.field=8",
+        "model.grids=[2,1] model.hidden_dims=[4,1] model.field=27",
+        "recurrent.iterations=5 recurrent.first_learning_iteration=5",
+        "unsupervised.blurs=0 unsupervised.readout_epochs=0",
+    ],
+)
+def test_what_just_about_fits_is_accepted(overrides):
+    assert composed(*LOCAL, *overrides.split()).method == "unsupervised"
 
 
 @pytest.mark.parametrize(

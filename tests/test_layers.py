@@ -22,7 +22,7 @@ def inputs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("trained", range(len(HIDDEN_DIMS)))
 def test_no_gradient_crosses_a_layer(trained):
     model = small_net()
-    losses, _ = model.local_losses(*inputs()[:2])
+    losses, *_ = model.local_losses(*inputs()[:2])
     losses[trained].backward()
     for index, layer in enumerate(model.layers):
         assert (layer.weight.grad is not None) == (layer.bias.grad is not None) == (index == trained)

@@ -148,6 +148,39 @@ def test_a_run_without_a_checkpoint_starts_again(tmp_path, overrides, whole):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == EPOCHS
 
 
+@pytest.mark.parametrize(
+    ("method", "epochs", "readout_epochs"),
+    [
+        ("backprop", 3, 0),
+        ("recurrent", 3, 0),
+        ("unsupervised", 3, 1),  # in the first phase, at its end, and in the second
+        ("unsupervised", 2, 1),
+        ("unsupervised", 1, 2),
+    ],
+)
+def test_every_method_goes_on_as_if_nothing_had_been(tmp_path, overrides, method, epochs, readout_epochs):
+    """From its checkpoint after epoch 2, the last but one."""
+    config = composed(
+        *overrides,
+        f"method={method}",
+        f"training.epochs={epochs}",
+        f"unsupervised.readout_epochs={readout_epochs}",
+        "data.validation_images=59000",
+        "evaluation.every=1",
+    )
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    run(config, whole)
+    records = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == list(range(1, epochs + readout_epochs + 1))
+    assert all("validation_errors" in record for record in records)
+    resumed.mkdir()
+    copied(whole, resumed, PREVIOUS)
+    (resumed / PREVIOUS).rename(resumed / LATEST)
+    assert load_checkpoint(resumed, torch.device("cpu"))["epoch"] == 2
+    run(config, resumed, resume=True)
+    assert_same_run(resumed, whole)
+
+
 def test_what_may_differ_when_a_run_is_resumed(whole, tmp_path):
     arguments = [f"resume={whole}", "data.root=elsewhere"]
     config = load_saved(whole, values_of(*arguments), "resume", arguments)

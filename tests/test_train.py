@@ -1,8 +1,9 @@
 """The epoch loop: every example once, the right negatives, jitter, and figures that are means over examples."""
 
 import copy
-from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,16 +12,17 @@ import torch.nn.functional as F
 from nets import optimizer_for, small_net
 from test_config import composed
 
+import src.experiment
 import src.layers
 import src.train
 from src import fast
 from src.config import ConfigError
 from src.cuda_graph import WARM_UPS, GraphedUpdate
 from src.data import Examples
-from src.experiment import run
+from src.experiment import NEGATIVE_LABELS, build_phases, run
 from src.layers import FFLayer, logistic_loss
 from src.model import FFNet
-from src.train import train_epochs, train_step
+from src.train import Phase, gain_of, train_epochs, train_step
 
 COUNT, BATCH = 25, 10  # the last batch of an epoch has five examples
 
@@ -36,40 +38,49 @@ def net() -> FFNet:
     return small_net(784, [20, 12])
 
 
-def recorded_epochs(examples: Examples, **options) -> tuple[list, list[dict[str, torch.Tensor]]]:
-    """What `train_step` was called with, and what the epochs yielded, with learning rates of zero."""
+def recorded_epochs(
+    examples: Examples, epochs: int = 1, max_shift: int = 0
+) -> tuple[list, list[dict[str, torch.Tensor]]]:
+    """The batches of images and labels of all steps, and what the epochs yielded, with learning rates of zero."""
     calls = []
-
-    def recording_step(model, optimizer, images, labels, draw):
-        logits = torch.full((len(labels), 10), -20.0)
-        logits[torch.arange(len(labels)), (labels + 1) % 10] = 20.0  # one wrong label is all that is likely
-        calls.append((images, labels, draw(logits, labels)))
-        return train_step(model, optimizer, images, labels, lambda logits, labels: (labels + 1) % 10)
-
     model = net()
     still = optimizer_for(model, learning_rate=0.0, readout_learning_rate=0.0)
-    defaults = dict(
-        epochs=1, batch_size=BATCH, negatives="hard", max_shift=0, generator=torch.Generator(), step=recording_step
-    )
-    return calls, list(train_epochs(model, still, examples, **(defaults | options)))
+
+    def recording_step(images, labels):
+        calls.append((images, labels))
+        return train_step(model, still, images, labels, lambda logits, labels: (labels + 1) % 10)
+
+    phases = [Phase(epochs, still, recording_step)]
+    options = dict(batch_size=BATCH, max_shift=max_shift, generator=torch.Generator())
+    return calls, list(train_epochs(phases, examples, **options))
 
 
 def test_an_epoch_sees_every_example_once(examples):
     calls, _ = recorded_epochs(examples, epochs=2)
-    assert [len(labels) for _, labels, _ in calls] == [10, 10, 5] * 2
+    assert [len(labels) for _, labels in calls] == [10, 10, 5] * 2
     for epoch in (calls[:3], calls[3:]):
-        seen = torch.cat([images for images, _, _ in epoch])
+        seen = torch.cat([images for images, _ in epoch])
         assert sorted(row.tolist() for row in seen) == sorted((row / 255).tolist() for row in examples.images)
     assert not torch.equal(calls[0][0], calls[3][0])  # shuffled anew
 
 
 @pytest.mark.parametrize("negatives", ["hard", "uniform"])
-def test_negatives_are_drawn_as_asked(examples, negatives):
-    calls, _ = recorded_epochs(examples, epochs=8, negatives=negatives)
-    offsets = Counter(
-        ((wrong - labels) % 10).item() for _, batch, drawn in calls for labels, wrong in zip(batch, drawn, strict=True)
-    )
-    assert set(offsets) == ({1} if negatives == "hard" else set(range(1, 10)))
+def test_negatives_are_drawn_as_asked(monkeypatch, examples, negatives):
+    """By the phases that a configuration makes."""
+    offsets = set()
+
+    def recording_step(model, optimizer, images, labels, draw_negative_labels):
+        logits = torch.full((len(labels), 10), -20.0)
+        logits[torch.arange(len(labels)), (labels + 1) % 10] = 20.0  # one wrong label is all that is likely
+        offsets.update(((draw_negative_labels(logits, labels) - labels) % 10).tolist())
+        return train_step(model, optimizer, images, labels, lambda logits, labels: (labels + 1) % 10)
+
+    monkeypatch.setattr(src.experiment, "train_step", recording_step)
+    config = composed(f"training.negatives={negatives}", "training.step=plain", "training.epochs=8")
+    generator = torch.Generator().manual_seed(0)
+    phases = build_phases(config, net(), examples, generator)
+    list(train_epochs(phases, examples, batch_size=BATCH, max_shift=0, generator=generator))
+    assert offsets == ({1} if negatives == "hard" else set(range(1, 10)))
 
 
 def test_jitter_moves_the_images_that_are_trained_on(examples):
@@ -77,7 +88,7 @@ def test_jitter_moves_the_images_that_are_trained_on(examples):
     moved, _ = recorded_epochs(examples, max_shift=2)
 
     def sums(calls):
-        return sorted(round(255 * row.sum().item()) for images, _, _ in calls for row in images)
+        return sorted(round(255 * row.sum().item()) for images, _ in calls for row in images)
 
     assert sums(still) == sorted(row.sum().item() for row in examples.images.long())
     assert sum(ours != theirs for ours, theirs in zip(sums(still), sums(moved), strict=True)) > COUNT / 2
@@ -88,7 +99,7 @@ def test_figures_are_means_over_examples(examples):
     calls, (figures,) = recorded_epochs(examples)
     model = net()
     cases = []
-    for images, labels, _ in calls:
+    for images, labels in calls:
         for image, label in zip(images, labels, strict=True):
             positive = src.train.embed_label(image[None], label[None])
             negative = src.train.embed_label(image[None], (label[None] + 1) % 10)
@@ -107,13 +118,56 @@ def test_learning_rates_follow_the_gain():
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.05, 0.07])
 
 
-def trained(examples: Examples, **options) -> tuple[FFNet, list[dict[str, torch.Tensor]]]:
-    """A net after a few epochs on the examples' device, and the epochs' figures."""
+def test_phases_follow_one_another(examples):
+    """Each with its own optimiser and its own rise and fall of the rates; taken up anywhere."""
+    calls = []
+
+    def phase(name: str, epochs: int) -> Phase:
+        optimizer = optimizer_for(net(), learning_rate=1.0)
+
+        def step(images, labels):
+            calls.append((name, round(optimizer.param_groups[0]["lr"].item(), 6)))
+            return {name: torch.tensor(1.0), "loss": torch.zeros(0), "readout_loss": torch.tensor(0.0)}
+
+        return Phase(epochs, optimizer, step)
+
+    phases = [phase("first", 2), phase("none", 0), phase("last", 3)]
+    options = dict(batch_size=COUNT, max_shift=0, generator=torch.Generator())
+    expected = [("first", 1.0), ("first", 0.5), ("last", 1.0), ("last", 1.0), ("last", pytest.approx(1 / 3, abs=1e-6))]
+    for first_epoch in range(1, 7):
+        calls.clear()
+        figures = list(train_epochs(phases, examples, first_epoch=first_epoch, **options))
+        assert calls == expected[first_epoch - 1 :]
+        assert [name for of_epoch in figures for name in of_epoch if "loss" not in name] == [name for name, _ in calls]
+    assert [gain_of(phases, epoch) for epoch in range(1, 6)] == [
+        (phases[0] if name == "first" else phases[2], rate) for name, rate in expected
+    ]
+    with pytest.raises(ValueError, match="ended"):
+        gain_of(phases, 6)
+
+
+def training(
+    examples: Examples,
+    step: Callable = train_step,
+    epochs: int = 4,
+    batch_size: int = BATCH // 2,
+    negatives: str = "hard",
+    cuda_graph: bool = False,
+) -> tuple[FFNet, Iterator[dict[str, torch.Tensor]]]:
+    """A net on the examples' device, and its epochs."""
     device = examples.labels.device
     model = net().to(device)
-    generator = torch.Generator(device).manual_seed(0)
-    defaults = dict(epochs=4, batch_size=BATCH // 2, negatives="hard", max_shift=1, generator=generator)
-    return model, list(train_epochs(model, optimizer_for(model), examples, **(defaults | options)))
+    optimizer, generator = optimizer_for(model), torch.Generator(device).manual_seed(0)
+    draw = partial(NEGATIVE_LABELS[negatives], generator=generator)
+    phases = [Phase(epochs, optimizer, partial(step, model, optimizer, draw_negative_labels=draw))]
+    options = dict(batch_size=batch_size, max_shift=1, generator=generator, cuda_graph=cuda_graph)
+    return model, train_epochs(phases, examples, **options)
+
+
+def trained(examples: Examples, step: Callable, **options) -> tuple[FFNet, list[dict[str, torch.Tensor]]]:
+    """A net after a few epochs, and the epochs' figures."""
+    model, epochs = training(examples, step, **options)
+    return model, list(epochs)
 
 
 def assert_same_training(ours: tuple, theirs: tuple) -> None:
@@ -211,18 +265,7 @@ def test_a_cuda_graph_trains_as_single_launches_do(examples, step):
 @pytest.mark.parametrize("negatives", ["hard", "uniform"])
 def test_the_host_never_waits_within_an_epoch(examples, negatives):
     examples = Examples(examples.images.cuda(), examples.labels.cuda())
-    model = net().cuda()
-    epochs = train_epochs(
-        model,
-        optimizer_for(model),
-        examples,
-        epochs=4,
-        batch_size=BATCH,
-        negatives=negatives,
-        max_shift=1,
-        generator=torch.Generator("cuda").manual_seed(0),
-        step=fast.train_step,
-    )
+    _, epochs = training(examples, fast.train_step, batch_size=BATCH, negatives=negatives)
     next(epochs)  # what is done once only may wait
     torch.cuda.set_sync_debug_mode("error")
     try:

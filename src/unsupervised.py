@@ -1,0 +1,91 @@
+"""Unsupervised Forward-Forward (section 3.2): real images are positive, hybrids of two of them negative.
+
+No label is written into an image. Read-outs learn the classes from the activities, along the way and, as in the paper,
+after the hidden layers have learned; they send nothing into them.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from src.layers import FFLayer, length_normalise
+from src.linear import linear
+from src.model import FFNet
+from src.samples import NUM_CLASSES
+from src.train import age_gradients, step_figures
+
+
+class UnsupervisedFFNet(FFNet):
+    """An `FFNet` with further read-outs, to see what each layer knows: of every layer alone, and of all of them."""
+
+    def __init__(self, layers: Sequence[FFLayer], *, matmul_dtype: torch.dtype = torch.float32):
+        super().__init__(layers, matmul_dtype=matmul_dtype)
+        dims = [len(layer.bias) for layer in layers]
+        self.readout_all_layers_weight = nn.Parameter(torch.zeros(NUM_CLASSES, sum(dims)))
+        self.readout_layer_weights = nn.ParameterList(nn.Parameter(torch.zeros(NUM_CLASSES, dim)) for dim in dims)
+
+    def readouts(self, activities: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The logits of every read-out ([B, 10]) by rule, from detached activities of all layers (L tensors [B, d_l]).
+
+        Rules: "one_pass" (layers 2..L, the paper's), "one_pass_all_layers" (the first included) and
+        "one_pass_layer_1".. (one layer alone).
+        """
+        features = [length_normalise(h) for h in activities]
+        weights = {
+            "one_pass": (features[1:], self.readout_weight),
+            "one_pass_all_layers": (features, self.readout_all_layers_weight),
+        }
+        for layer, weight in enumerate(self.readout_layer_weights, start=1):
+            weights[f"one_pass_layer_{layer}"] = ([features[layer - 1]], weight)
+        return {
+            rule: linear(torch.cat(read, dim=1), weight, self.matmul_dtype) for rule, (read, weight) in weights.items()
+        }
+
+
+def train_step(
+    model: UnsupervisedFFNet,
+    optimizer: torch.optim.SGD,
+    images: Tensor,
+    labels: Tensor,
+    make_negatives: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """One update of the layers, and of the read-outs beside them.
+
+    Args:
+        images: pixels in [0, 1] ([B, D]), the positives; labels: for the read-outs alone ([B]).
+        make_negatives: as many negatives from the positives.
+
+    Returns:
+        as `src.train.train_step`; "readout_loss" is that of the read-out of layers 2..L.
+    """
+    losses, goodness_logits, activities = model.local_losses(images, make_negatives(images))
+    readout_losses = cross_entropies(model, [h[: len(images)] for h in activities], labels)
+    update(optimizer, [*losses, *readout_losses.values()])
+    positive, negative = goodness_logits.unbind(dim=1)  # each [L, B]
+    return step_figures(positive, negative, readout_losses["one_pass"].detach())
+
+
+def readout_step(
+    model: UnsupervisedFFNet, optimizer: torch.optim.SGD, images: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
+    """One update of the read-outs, which are all that `optimizer` has, while the layers stay as they are."""
+    with torch.no_grad():
+        activities = model.activities(images)
+    readout_losses = cross_entropies(model, activities, labels)
+    update(optimizer, list(readout_losses.values()))
+    no_layer = images.new_zeros(0, len(images))
+    return step_figures(no_layer, no_layer, readout_losses["one_pass"].detach())
+
+
+def cross_entropies(model: UnsupervisedFFNet, activities: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
+    """The mean cross-entropy of every read-out, by rule."""
+    return {rule: F.cross_entropy(logits, labels) for rule, logits in model.readouts(activities).items()}
+
+
+def update(optimizer: torch.optim.SGD, losses: list[Tensor]) -> None:
+    """g <- 0.9 g + 0.1 gradient of the sum of `losses`, and one step: no two of them share a parameter."""
+    new_share = age_gradients(optimizer)
+    (new_share * sum(losses)).backward()
+    optimizer.step()
