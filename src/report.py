@@ -7,43 +7,56 @@ import argparse
 import csv
 import io
 import sys
+from collections.abc import Container
 from itertools import groupby
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from src.checkpoint import write_atomically
-from src.runlog import clock
+from src.runlog import HEADLINE_RULES, clock
 from src.runs import (
-    FIGURES,
     Run,
     compared_values,
     composed_values,
     differing,
     differing_from_default,
-    errors,
+    errors_by_rule,
     gather,
     grouped,
     one_a_seed,
+    test_errors,
 )
 
 if TYPE_CHECKING:
     from src.compare import Summary
 
-# What others published, as (what, net, epochs, error by goodness, error in one pass); test errors in percent.
-PUBLISHED = [
-    ("Hinton's paper, section 3.3", "4 x 2000", "60", "1.36", "-"),
-    ("Hinton's Matlab code", "3 x 1000", "100", "1.47", "-"),
-    ("the reimplementation this one was modelled on", "3 x 1000", "100", "-", "1.45"),
-]
+# What others published by each method, as (what, net, epochs, {rule: test error in percent}).
+PUBLISHED = {
+    "supervised": [
+        ("Hinton's paper, section 3.3", "4 x 2000", "60", {"goodness": "1.36"}),
+        ("Hinton's Matlab code", "3 x 1000", "100", {"goodness": "1.47"}),
+        ("the reimplementation this one was modelled on", "3 x 1000", "100", {"one_pass": "1.45"}),
+    ],
+    "backprop": [("Hinton's paper, section 3.1", "a few layers", "about 20", {"one_pass": "about 1.4"})],
+    "unsupervised": [
+        ("Hinton's paper, section 3.2", "4 x 2000", "100", {"one_pass": "1.37"}),
+        ("the same, local receptive fields", "2048-1980-2048", "60", {"one_pass": "1.16"}),
+    ],
+    "recurrent": [("Hinton's paper, section 3.4", "2 or 3 x 2000", "60", {"goodness": "1.31"})],
+}
 PUBLISHED_FOR = {  # experiment -> published test error in percent
     "matlab": "1.47 (goodness)",
     "paper": "1.36",
     "paper_fast": "1.46",
     "paper_jitter": "0.64",
     "seed_repo": "1.45 (one pass)",
+    "backprop": "about 1.4",
+    "unsupervised": "1.37",
+    "local_receptive_fields": "1.16",
+    "recurrent": "1.31",
 }
-RULES = {"goodness": "by goodness", "one_pass": "in one pass"}
+RULES = dict(zip(HEADLINE_RULES, ("by goodness", "in one pass"), strict=True))
 IN_COLUMNS = ("name", "model.hidden_dims", "training.epochs", "data.validation_images")  # of their own in the table
 
 
@@ -63,32 +76,34 @@ def net_name(hidden_dims: list[int]) -> str:
     return "-".join(map(str, hidden_dims))
 
 
-def layer_errors(result: dict[str, Any]) -> list[tuple[str, float]]:
-    """(what, test error in percent) by the goodness of each layer alone, then of all layers."""
-    alone = [
-        (f"layer {layer} alone", result[f"test_error_goodness_layer_{layer}"])
-        for layer in range(1, len(result["hidden_dims"]) + 1)
-    ]
-    return [*alone, ("all layers", result["test_error_goodness_all_layers"])]
+def headline(rules: Container[str]) -> str:
+    """The rule of classification that counts most, of those that a run has: the paper's for its method."""
+    return next(rule for rule in RULES if rule in rules)
+
+
+def layers_line(result: dict[str, Any]) -> str:
+    """A line on the errors by each layer alone and by all layers; empty where the method has no such rules."""
+    errors = test_errors(result)
+    rule = headline(errors)
+    kinds = {f"{rule}_layer_{layer}": f"layer {layer} alone" for layer in range(1, len(result["hidden_dims"]) + 1)}
+    kinds |= {f"{rule}_all_layers": "all layers", f"{rule}_all_iterations": "all layers at all iterations"}
+    parts = [f"{what} {errors[kind]:.2f}" for kind, what in kinds.items() if kind in errors]
+    by = {"goodness": "goodness", "one_pass": "a read-out"}[rule]
+    return f"Test error (%) by {by} of {', '.join(parts)}.\n" if parts else ""
 
 
 def result_table(result: dict[str, Any]) -> str:
-    """The closing table of one run: its test errors beside the published ones, and its protocol."""
-    ours = [
-        f"this run ({result['name']})",
-        net_name(result["hidden_dims"]),
-        str(result["epochs"]),
-        f"{result['test_error_goodness']:.2f}",
-        f"{result['test_error_one_pass']:.2f}",
-    ]
+    """The closing table of one run: its test errors beside those published for its method, and its protocol."""
+    errors = {rule: f"{error:.2f}" for rule, error in test_errors(result).items() if rule in RULES}
+    ours = (f"this run ({result['name']})", net_name(result["hidden_dims"]), str(result["epochs"]), errors)
+    first, *others = [RULES[rule] for rule in errors]
     table = markdown(
-        ["", "net", "epochs", "test error (%) by goodness", "in one pass"],
-        [ours, *(list(row) for row in PUBLISHED)],
+        ["", "net", "epochs", f"test error (%) {first}", *others],
+        [[*row, *(of_row.get(rule, "-") for rule in errors)] for *row, of_row in [ours, *PUBLISHED[result["method"]]]],
     )
-    layers = ", ".join(f"{what} {error:.2f}" for what, error in layer_errors(result))
     return (
         f"\n{table}\n\n"
-        f"Test error (%) by goodness of {layers}.\n"
+        f"{layers_line(result)}"
         f"Trained on {result['train_images']:,} images, {result['epochs']} epoch(s), seed {result['seed']}, "
         f"{result['precision']} on {result['device']} ({result['hardware']}): "
         f"{clock(result['train_seconds'])} of training, {result['seconds_per_epoch']:.2f} s an epoch. "
@@ -115,7 +130,7 @@ def published_error(values: dict[str, Any]) -> str | None:
     if name not in PUBLISHED_FOR:
         return None
     published = compared_values(composed_values(f"experiment={name}"))
-    as_published = all(values[key] == published[key] for key in published.keys() - {"data.validation_images"})
+    as_published = all(values.get(key) == published[key] for key in published.keys() - {"data.validation_images"})
     return PUBLISHED_FOR[name] if as_published else None
 
 
@@ -140,7 +155,7 @@ def summarise_runs(runs: list[Run]) -> dict[str, Any]:
         "images": first["train_images"],
         "changed": differing_from_default(runs[0].values, IN_COLUMNS),
         "seeds": [run.result["seed"] for run in runs],
-        **{figure: summarise(errors(runs, figure)) for figure in FIGURES},
+        "errors": {rule: summarise(errors) for rule, errors in errors_by_rule(runs).items()},
         "published": published_error(runs[0].values),
         "precision": first["precision"],
         "hardware": first["hardware"],
@@ -148,18 +163,24 @@ def summarise_runs(runs: list[Run]) -> dict[str, Any]:
     }
 
 
-def mean_and_deviation(summary: "Summary") -> str:
-    """ "1.42 ± 0.03" for several values, "1.42" for one."""
+def mean_and_deviation(summary: "Summary | None") -> str:
+    """ "1.42 ± 0.03" for several values, "1.42" for one, "-" for none."""
+    if summary is None:
+        return "-"
     return f"{summary.mean:.2f}" + (f" ± {summary.std:.2f}" if summary.n > 1 else "")
 
 
-def with_interval(summary: "Summary") -> str:
-    """ "1.42 ± 0.03 [1.35, 1.49]" for several values, "1.42" for one."""
-    return mean_and_deviation(summary) + (f" [{summary.low:.2f}, {summary.high:.2f}]" if summary.n > 1 else "")
+def with_interval(summary: "Summary | None") -> str:
+    """ "1.42 ± 0.03 [1.35, 1.49]" for several values, "1.42" for one, "-" for none."""
+    interval = f" [{summary.low:.2f}, {summary.high:.2f}]" if summary and summary.n > 1 else ""
+    return mean_and_deviation(summary) + interval
 
 
 def summary_table(rows: list[dict[str, Any]]) -> str:
-    """`summarise_runs` as Markdown; the column of changed values only where there are any."""
+    """`summarise_runs` as Markdown; the column of changed values only where there are any.
+
+    Layer 1 alone and all layers classify by the run's `headline` rule.
+    """
     formatted = [
         {
             "run": f"`{row['run']}`",
@@ -169,11 +190,11 @@ def summary_table(rows: list[dict[str, Any]]) -> str:
             "changed": row["changed"],
             "n": str(len(row["seeds"])),
             "seeds": seed_ranges(row["seeds"]),
-            "goodness": with_interval(row["goodness"]),
-            "one pass": with_interval(row["one_pass"]),
+            "goodness": with_interval(row["errors"].get("goodness")),
+            "one pass": with_interval(row["errors"].get("one_pass")),
             "published": row["published"] or "-",
-            "layer 1 alone": mean_and_deviation(row["goodness_layer_1"]),
-            "all layers": mean_and_deviation(row["goodness_all_layers"]),
+            "layer 1 alone": mean_and_deviation(row["errors"].get(f"{headline(row['errors'])}_layer_1")),
+            "all layers": mean_and_deviation(row["errors"].get(f"{headline(row['errors'])}_all_layers")),
             "precision": row["precision"],
             "hardware": row["hardware"],
             "s / epoch": f"{row['seconds_per_epoch']:.1f}",
@@ -189,11 +210,12 @@ def summary_csv(rows: list[dict[str, Any]]) -> str:
     formatted = []
     for row in rows:
         cells = row | {"seeds": " ".join(map(str, row["seeds"]))}
-        for figure in FIGURES:
-            cells |= {f"{figure}_{name}": value for name, value in cells.pop(figure)._asdict().items()}
+        for rule, summary in cells.pop("errors").items():
+            cells |= {f"{rule}_{name}": value for name, value in summary._asdict().items()}
         formatted.append(cells)
     text = io.StringIO()
-    writer = csv.DictWriter(text, formatted[0], lineterminator="\n")
+    columns = dict.fromkeys(column for cells in formatted for column in cells)
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(formatted)
     return text.getvalue()
@@ -229,19 +251,30 @@ def two_sides(runs: list[Run]) -> dict[str, list[Run]]:
 
 
 def comparison(sides: dict[str, list[Run]]) -> str:
-    """Welch's t-test between `two_sides`: a table, a sentence for each rule, and what they differ in beside it."""
+    """Welch's t-test between `two_sides`: a table, a sentence for each rule, and what they differ in beside it.
+
+    Raises:
+        SystemExit: there is no rule of classification that both have.
+    """
     from src.compare import summarise, verdict, welch
 
+    of_sides = {name: errors_by_rule(runs) for name, runs in sides.items()}
+    if not any(all(rule in of_side for of_side in of_sides.values()) for rule in RULES):
+        found = " and ".join(f"'{name}' {RULES[headline(of_side)]}" for name, of_side in of_sides.items())
+        sys.exit(f"error: --compare needs a way to classify that both configurations have: {found} have none in common")
     rows, sentences = [], []
-    for figure, rule in RULES.items():
-        samples = {name: errors(runs, figure) for name, runs in sides.items()}
-        test = welch(*samples.values())
+    for rule, what in RULES.items():
+        samples = {name: of_side[rule] for name, of_side in of_sides.items() if rule in of_side}
+        means = [with_interval(summarise(samples[name])) if name in samples else "-" for name in sides]
+        test = welch(*samples.values()) if len(samples) == 2 else None
         tested = ["-"] * 4
         if test:
             difference = f"{test.difference:.2f} [{test.low:.2f}, {test.high:.2f}]"
             tested = [difference, f"{test.t:.2f}", f"{test.df:.1f}", f"{test.p:.2g}"]
-        rows.append([rule, *(with_interval(summarise(sample)) for sample in samples.values()), *tested])
-        sentences.append(f"{rule}: {verdict(samples, test)}")
+        if samples:
+            rows.append([what, *means, *tested])
+        if len(samples) == 2:
+            sentences.append(f"{what}: {verdict(samples, test)}")
     for key in ("hardware", "precision"):
         if any(f"{key}=" in name for name in sides):
             continue

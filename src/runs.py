@@ -14,19 +14,29 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from src.config import composed
+from src.runlog import HEADLINE_RULES
 
 # Values and sections of a configuration that do not change what is being measured, or stand in the result as well.
 NOT_COMPARED = {
     "seed", "device", "precision", "data.root", "resume", "evaluate", "logging", "training.step",
     "training.compile", "training.cuda_graph", "training.checkpoint_every", "evaluation.every", "evaluation.batch_size",
 }  # fmt: skip
+UNUSED = {  # by method: values and sections that it makes no use of
+    "supervised": {"unsupervised", "recurrent"},
+    "backprop": {
+        "model.threshold", "model.temperature", "model.peer_normalisation", "model.peer_momentum",
+        "model.initial_mean_activity", "model.weight_scale", "training.negatives", "unsupervised", "recurrent",
+    },
+    "unsupervised": {"training.negatives", "recurrent"},
+    "recurrent": {"model.weight_scale", "unsupervised"},
+}  # fmt: skip
 RUN_FILES = {"config.yaml", "metrics.jsonl", "result.json"}
-FIGURES = ("goodness", "one_pass", "goodness_layer_1", "goodness_all_layers")  # test_error_... of a result, in percent
 NUMBER = (int, float)
 RESULT_TYPES = {
-    "name": str, "seed": int, "hidden_dims": list, "epochs": int, "train_images": int, "precision": str,
-    "hardware": str, "seconds_per_epoch": NUMBER, **{f"test_error_{figure}": NUMBER for figure in FIGURES},
+    "name": str, "method": str, "seed": int, "hidden_dims": list, "epochs": int, "train_images": int, "precision": str,
+    "hardware": str, "seconds_per_epoch": NUMBER,
 }  # fmt: skip
+FIRST_METHOD = {"method": "supervised"}  # of runs from before there was another
 
 
 class NotARun(ValueError):
@@ -35,7 +45,7 @@ class NotARun(ValueError):
 
 class Run(NamedTuple):
     folder: Path
-    result: dict[str, Any]  # the content of result.json
+    result: dict[str, Any]  # the content of result.json, with its method
     values: dict[str, Any]  # its configuration's `compared_values`
 
 
@@ -61,15 +71,19 @@ def compared_values(values: dict[str, Any]) -> dict[str, Any]:
     A key that was added after the configuration was saved has its default of configs/config.yaml.
     """
     values = composed_values() | values
-    return {key: value for key, value in values.items() if not {key, key.partition(".")[0]} & NOT_COMPARED}
+    left_out = NOT_COMPARED | UNUSED[values["method"]] | ({"model.field"} if values["model.grids"] is None else set())
+    return {key: value for key, value in values.items() if not {key, key.partition(".")[0]} & left_out}
 
 
 def differing(values: dict[str, Any], reference: dict[str, Any], leave_out: tuple[str, ...] = ()) -> str:
     """ "negatives=uniform, training.batch_size=50": the values that are not those of `reference`, as overrides.
 
-    A key goes without its section where that is enough to know it by.
+    What `values` makes no use of is left out; what `reference` makes none of is compared with configs/config.yaml. A
+    key goes without its section where that is enough to know it by.
     """
-    keys = composed_values() | reference | values
+    defaults = composed_values()
+    reference = defaults | reference
+    keys = reference | values
     last_parts = [key.rpartition(".")[2] for key in keys]
 
     def override(key: str) -> str:
@@ -78,16 +92,17 @@ def differing(values: dict[str, Any], reference: dict[str, Any], leave_out: tupl
         text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
         return f"{last_part if last_parts.count(last_part) == 1 else key}={text}"
 
+    unused = defaults.keys() - values
     return ", ".join(
         override(key)
         for key in keys
-        if key not in leave_out and values.get(key, "absent") != reference.get(key, "absent")
+        if key not in unused.union(leave_out) and values.get(key, "absent") != reference.get(key, "absent")
     )
 
 
 def differing_from_default(values: dict[str, Any], leave_out: tuple[str, ...]) -> str:
     """What `values` has otherwise than configs/config.yaml."""
-    return differing(values, compared_values({}), leave_out)
+    return differing(values, {}, leave_out)
 
 
 def run_folders(folder: Path) -> Iterator[Path]:
@@ -98,12 +113,13 @@ def run_folders(folder: Path) -> Iterator[Path]:
             yield Path(parent)
 
 
-def check_result(result: Any) -> None:
+def check_result(result: dict[str, Any]) -> None:
     """Raises NotARun if `result` lacks a figure of a run's result.json."""
-    if not isinstance(result, dict):
-        raise NotARun("result.json is not that of a run")
     wrong = [key for key, kind in RESULT_TYPES.items() if not isinstance(result.get(key), kind)]
-    wrong = wrong or [key for key in RESULT_TYPES if key.startswith("test_error") and not 0 <= result[key] <= 100]
+    percentages = {f"test_error_{rule}": error for rule, error in test_errors(result).items()}
+    wrong += [key for key, error in percentages.items() if not (isinstance(error, NUMBER) and 0 <= error <= 100)]
+    if not {f"test_error_{rule}" for rule in HEADLINE_RULES} & percentages.keys():
+        wrong.append(" or ".join(f"test_error_{rule}" for rule in HEADLINE_RULES))
     if wrong:
         raise NotARun(f"result.json is not that of a run (no usable {', '.join(wrong)})")
 
@@ -122,13 +138,19 @@ def read_run(folder: Path) -> Run:
         result = json.loads((folder / "result.json").read_bytes())
     except (OSError, ValueError) as error:
         raise NotARun(f"result.json cannot be read ({error})") from error
+    if not isinstance(result, dict):
+        raise NotARun("result.json is not that of a run")
+    result = FIRST_METHOD | result
     check_result(result)
     try:
         config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise NotARun(f"config.yaml cannot be read ({' '.join(str(error).split())})") from error
-    if not isinstance(config, dict) or any(config.get(key) != result[key] for key in ("name", "seed")):
-        raise NotARun("config.yaml is not that of its result.json (another name or seed)")
+    config = FIRST_METHOD | config if isinstance(config, dict) else {}
+    if any(config.get(key) != result[key] for key in ("name", "method", "seed")):
+        raise NotARun("config.yaml is not that of its result.json (another name, method or seed)")
+    if config["method"] not in UNUSED:
+        raise NotARun(f"there is no method {config['method']} here")
     return Run(folder, result, compared_values(flat(config)))
 
 
@@ -177,6 +199,13 @@ def one_a_seed(group: list[Run]) -> list[Run]:
     return [by_seed[seed] for seed in sorted(by_seed)]
 
 
-def errors(runs: list[Run], figure: str) -> list[float]:
-    """Test errors in percent, one a run."""
-    return [run.result[f"test_error_{figure}"] for run in runs]
+def test_errors(result: dict[str, Any]) -> dict[str, float]:
+    """The content of result.json -> test errors in percent, by rule."""
+    prefix = "test_error_"
+    return {key.removeprefix(prefix): value for key, value in result.items() if key.startswith(prefix)}
+
+
+def errors_by_rule(runs: list[Run]) -> dict[str, list[float]]:
+    """Test errors in percent, one a run, by each rule that all `runs` have."""
+    of_runs = [test_errors(run.result) for run in runs]
+    return {rule: [errors[rule] for errors in of_runs] for rule in of_runs[0] if all(rule in e for e in of_runs)}
