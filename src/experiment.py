@@ -78,6 +78,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     log.info(f"{config.name}: training on {len(train)} images, {describe(device)}, {precision}; run in {out_dir}")
 
     model = build_model(config, PRECISIONS[precision]).to(device)
+    readout_epochs = config.unsupervised.readout_epochs if config.method == "unsupervised" else 0
     train_seconds = train_model(config, model, train, validation, out_dir, resume=resume)
     save_model(model, out_dir / "model.pt")
     # The test images are used here for the first and the only time.
@@ -92,13 +93,14 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         "method": config.method,
         "hidden_dims": list(config.model.hidden_dims),
         "epochs": config.training.epochs,
+        "readout_epochs": readout_epochs,  # after those, of the read-outs alone
         "seed": config.seed,
         "device": device.type,
         "hardware": describe(device),
         "threads": torch.get_num_threads(),
         "precision": precision,
         "train_seconds": train_seconds,
-        "seconds_per_epoch": train_seconds / config.training.epochs,
+        "seconds_per_epoch": train_seconds / (config.training.epochs + readout_epochs),
         **origin,
     }
     write_json(out_dir / "result.json", results)  # it says that the run is finished

@@ -26,7 +26,7 @@ class LocalFFLayer(FFLayer):
     def __init__(self, side: int, channels_below: int, *, field: int, stride: int, channels: int, **options):
         locations = ((side - field) // stride + 1) ** 2
         fan_in = field**2 * channels_below
-        super().__init__(fan_in, locations * channels, **options)
+        super().__init__(fan_in, locations * channels, **options)  # so many weights, in another shape
         self.weight = nn.Parameter(self.weight.detach().view(locations, channels, fan_in))
         self.side, self.field, self.stride = side, field, stride
 

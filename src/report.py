@@ -25,7 +25,7 @@ from src.runs import (
     gather,
     grouped,
     one_a_seed,
-    test_errors,
+    percent_wrong,
 )
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def headline(rules: Container[str]) -> str:
 
 def layers_line(result: dict[str, Any]) -> str:
     """A line on the errors by each layer alone and by all layers; empty where the method has no such rules."""
-    errors = test_errors(result)
+    errors = percent_wrong(result)
     rule = headline(errors)
     kinds = {f"{rule}_layer_{layer}": f"layer {layer} alone" for layer in range(1, len(result["hidden_dims"]) + 1)}
     kinds |= {f"{rule}_all_layers": "all layers", f"{rule}_all_iterations": "all layers at all iterations"}
@@ -94,9 +94,10 @@ def layers_line(result: dict[str, Any]) -> str:
 
 def result_table(result: dict[str, Any]) -> str:
     """The closing table of one run: its test errors beside those published for its method, and its protocol."""
-    errors = {rule: f"{error:.2f}" for rule, error in test_errors(result).items() if rule in RULES}
+    errors = {rule: f"{error:.2f}" for rule, error in percent_wrong(result).items() if rule in RULES}
     ours = (f"this run ({result['name']})", net_name(result["hidden_dims"]), str(result["epochs"]), errors)
     first, *others = [RULES[rule] for rule in errors]
+    then = f" and {result['readout_epochs']} of the read-outs alone" if result["readout_epochs"] else ""
     table = markdown(
         ["", "net", "epochs", f"test error (%) {first}", *others],
         [[*row, *(of_row.get(rule, "-") for rule in errors)] for *row, of_row in [ours, *PUBLISHED[result["method"]]]],
@@ -104,7 +105,7 @@ def result_table(result: dict[str, Any]) -> str:
     return (
         f"\n{table}\n\n"
         f"{layers_line(result)}"
-        f"Trained on {result['train_images']:,} images, {result['epochs']} epoch(s), seed {result['seed']}, "
+        f"Trained on {result['train_images']:,} images, {result['epochs']} epoch(s){then}, seed {result['seed']}, "
         f"{result['precision']} on {result['device']} ({result['hardware']}): "
         f"{clock(result['train_seconds'])} of training, {result['seconds_per_epoch']:.2f} s an epoch. "
         f"Tested once, on {result['test_images']:,} images.\n"

@@ -116,7 +116,7 @@ def run_folders(folder: Path) -> Iterator[Path]:
 def check_result(result: dict[str, Any]) -> None:
     """Raises NotARun if `result` lacks a figure of a run's result.json."""
     wrong = [key for key, kind in RESULT_TYPES.items() if not isinstance(result.get(key), kind)]
-    percentages = {f"test_error_{rule}": error for rule, error in test_errors(result).items()}
+    percentages = {f"test_error_{rule}": error for rule, error in percent_wrong(result).items()}
     wrong += [key for key, error in percentages.items() if not (isinstance(error, NUMBER) and 0 <= error <= 100)]
     if not {f"test_error_{rule}" for rule in HEADLINE_RULES} & percentages.keys():
         wrong.append(" or ".join(f"test_error_{rule}" for rule in HEADLINE_RULES))
@@ -199,7 +199,7 @@ def one_a_seed(group: list[Run]) -> list[Run]:
     return [by_seed[seed] for seed in sorted(by_seed)]
 
 
-def test_errors(result: dict[str, Any]) -> dict[str, float]:
+def percent_wrong(result: dict[str, Any]) -> dict[str, float]:
     """The content of result.json -> test errors in percent, by rule."""
     prefix = "test_error_"
     return {key.removeprefix(prefix): value for key, value in result.items() if key.startswith(prefix)}
@@ -207,5 +207,5 @@ def test_errors(result: dict[str, Any]) -> dict[str, float]:
 
 def errors_by_rule(runs: list[Run]) -> dict[str, list[float]]:
     """Test errors in percent, one a run, by each rule that all `runs` have."""
-    of_runs = [test_errors(run.result) for run in runs]
+    of_runs = [percent_wrong(run.result) for run in runs]
     return {rule: [errors[rule] for errors in of_runs] for rule in of_runs[0] if all(rule in e for e in of_runs)}

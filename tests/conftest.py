@@ -11,9 +11,8 @@ from commands import REPOSITORY, command
 
 from src.data import ensure_mnist
 
-# The tests' tensors are small: more threads than this cost more than they bring.
-if "OMP_NUM_THREADS" not in os.environ:
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+# The tests' tensors are small; and the processes of tests/commands.py have one thread, too: the same bits.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Tables and comparisons from files of runs, as the command line makes them."""
 
 import csv
+import dataclasses
 import json
 import math
 import re
@@ -10,15 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from test_config import composed
 
 from src import report
 from src.compare import summarise, welch
-from src.report import net_name, seed_ranges
-from src.runlog import clock
-from src.runs import gather, grouped
+from src.config import Config
+from src.data import SIDE, Examples
+from src.experiment import build_model, train_model
+from src.report import errors_table, net_name, result_table, seed_ranges
+from src.runlog import RunLog, clock, read_metrics, scalars
+from src.runs import NOT_COMPARED, UNUSED, compared_values, flat, gather, grouped
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+ERRORS = {  # by method and rule, in percent, for two hidden layers
+    "supervised": {
+        "goodness": 1.4, "one_pass": 1.5, "goodness_all_layers": 1.3, "goodness_layer_1": 1.9, "goodness_layer_2": 1.6,
+    },
+    "backprop": {"one_pass": 1.4},
+    "unsupervised": {
+        "one_pass": 1.7, "one_pass_all_layers": 1.8, "one_pass_layer_1": 2.9, "one_pass_layer_2": 2.1,
+    },
+    "recurrent": {
+        "goodness": 1.6, "one_pass": 7.5, "goodness_all_iterations": 1.65, "goodness_layer_1": 1.95,
+        "goodness_layer_2": 1.85,
+    },
+}  # fmt: skip
+BEFORE_METHODS = ("method", "model__grids", "model__field", "unsupervised", "recurrent")  # keys that came with them
 
 
 def write_run(
@@ -29,24 +49,32 @@ def write_run(
     without: tuple[str, ...] = (),
     hardware: str = "a CPU",
     precision: str = "fp32",
+    errors: dict[str, float] | None = None,
     **changed: Any,
 ) -> Path:
-    """A finished run; `changed` and `without` name keys of its configuration, sections[key] as section__key."""
+    """A finished run; `changed` and `without` name keys of its configuration, sections[key] as section__key.
+
+    `errors`: by rule, instead of a supervised run's with `goodness` and `one_pass`.
+    """
     config = yaml.safe_load((REPOSITORY / "configs" / "config.yaml").read_text())
     del config["defaults"], config["hydra"]
     for name, value in ({"seed": seed, "data__root": str(folder)} | changed).items():
         *section, key = name.split("__")
         (config.setdefault(section[0], {}) if section else config)[key] = value
     for name in without:
-        section, key = name.split("__")
-        del config[section][key]
+        *section, key = name.split("__")
+        del (config[section[0]] if section else config)[key]
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    errors = errors or {
+        "goodness": goodness, "one_pass": one_pass, "goodness_layer_1": 9.0, "goodness_layer_2": 8.0,
+        "goodness_all_layers": 7.0,
+    }  # fmt: skip
     result = {
         "name": config["name"], "seed": seed, "hidden_dims": [30, 30], "epochs": 7, "train_images": 60000,
-        "test_error_goodness": goodness, "test_error_one_pass": one_pass, "test_error_goodness_layer_1": 9.0,
-        "test_error_goodness_layer_2": 8.0, "test_error_goodness_all_layers": 7.0, "precision": precision,
-        "hardware": hardware, "seconds_per_epoch": 2.0 + seed,
+        "precision": precision, "hardware": hardware, "seconds_per_epoch": 2.0 + seed,
+        **{f"test_error_{rule}": error for rule, error in errors.items()},
+        **{key: config[key] for key in ("method",) if key in config},
     }  # fmt: skip
     (folder / "result.json").write_text(json.dumps(result))
     return folder
@@ -56,6 +84,23 @@ def write_seeds(folder: Path, errors: list[float], one_pass: list[float] | None 
     for seed, error in enumerate(errors):
         write_run(folder / str(seed), seed, error, one_pass[seed] if one_pass else error, **changed)
     return folder
+
+
+def write_method(folder: Path, method: str, seeds: int = 1, more: float = 0.0, **changed: Any) -> Path:
+    """Finished runs with the errors of `method`, each seed's higher by 0.1 and all by `more`."""
+    for seed in range(seeds):
+        errors = {rule: error + 0.1 * seed + more for rule, error in ERRORS[method].items()}
+        write_run(folder / str(seed), seed, 0.0, errors=errors, method=method, **({"name": method} | changed))
+    return folder
+
+
+@pytest.fixture
+def one_thread():
+    """For nets so small that a second thread costs more than it brings."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -122,7 +167,7 @@ def test_published_errors_are_of_the_experiment_with_its_values_on_any_images(tm
 
 def test_configurations_of_older_and_newer_versions_share_a_row(tmp_path, command):
     write_run(tmp_path / "0", 0, 1.4)
-    write_run(tmp_path / "1", 1, 1.6, without=("training__step", "model__temperature", "data__jitter"))
+    write_run(tmp_path / "1", 1, 1.6, without=("training__step", "model__temperature", "data__jitter", *BEFORE_METHODS))
     write_run(tmp_path / "2", 2, 1.8, logging__tensorboard=True, evaluate="x", evaluation__every=0, device="cpu")
     (row,) = table_rows(command(tmp_path)[1])
     assert row["seeds"] == "0-2"
@@ -172,7 +217,9 @@ def test_folders_are_gathered_and_what_is_no_finished_run_is_named(tmp_path, com
     (sweep / "0_matlab_seed0" / ".hydra").mkdir()
     (sweep / "0_matlab_seed0" / ".hydra" / "config.yaml").write_text("seed: 0\n")
     single = write_run(tmp_path / "outputs" / "a", 1, 1.4)
-    bad = {name: write_run(sweep / name, 7, 1.4) for name in "abcdefgh"}
+    bad = {name: write_run(sweep / name, 7, 1.4) for name in "abcdefghi"}
+    bad["j"] = write_run(sweep / "j", 7, 1.4, errors={"goodness_layer_1": 1.4})
+    bad["k"] = write_run(sweep / "k", 7, 1.4, method="telepathy")
     for name in "ab":
         (bad[name] / "result.json").unlink()
     (bad["b"] / "config.yaml").rename(bad["b"] / "metrics.jsonl")
@@ -182,6 +229,7 @@ def test_folders_are_gathered_and_what_is_no_finished_run_is_named(tmp_path, com
     (bad["f"] / "result.json").write_text((bad["f"] / "result.json").read_text().replace("1.4", "NaN"))
     (bad["g"] / "config.yaml").write_text("")
     (bad["h"] / "config.yaml").write_text("name: [matlab\n")
+    (bad["i"] / "config.yaml").write_text("{name: matlab, seed: 7, method: backprop}\n")
     status, out, err = command(tmp_path / "multirun", single)
     (row,) = table_rows(out)
     assert (status, row["seeds"]) == (0, "0, 1")
@@ -189,10 +237,90 @@ def test_folders_are_gathered_and_what_is_no_finished_run_is_named(tmp_path, com
     assert list(reasons) == [str(folder) for folder in bad.values()]
     words = [
         "not finished", "not finished", "no config.yaml", "result.json cannot be read", "not that of a run",
-        "test_error_goodness", "config.yaml is not that of its", "config.yaml cannot be read",
+        "(no usable test_error_goodness)", "config.yaml is not that of its", "config.yaml cannot be read",
+        "another name, method or seed", "(no usable test_error_goodness or test_error_one_pass)", "no method telepathy",
     ]  # fmt: skip
     for reason, word in zip(reasons.values(), words, strict=True):
         assert word in reason
+
+
+def test_runs_of_every_method_stand_in_one_table(tmp_path, command):
+    for method in ERRORS:
+        write_method(tmp_path / method, method, seeds=2)
+    status, out, err = command(tmp_path)
+    assert (status, err) == (0, "")
+    columns = ("run", "changed", "goodness", "one pass", "layer 1 alone", "all layers")
+    assert [tuple(row[column] for column in columns) for row in table_rows(out)] == [
+        ("`backprop`", "method=backprop", "-", "1.45 ± 0.07 [0.81, 2.09]", "-", "-"),
+        ("`recurrent`", "method=recurrent", "1.65 ± 0.07 [1.01, 2.29]", "7.55 ± 0.07 [6.91, 8.19]", "2.00 ± 0.07", "-"),
+        ("`supervised`", "", "1.45 ± 0.07 [0.81, 2.09]", "1.55 ± 0.07 [0.91, 2.19]", "1.95 ± 0.07", "1.35 ± 0.07"),
+        ("`unsupervised`", "method=unsupervised", "-", "1.75 ± 0.07 [1.11, 2.39]", "2.95 ± 0.07", "1.85 ± 0.07"),
+    ]  # fmt: skip
+
+
+def test_published_errors_of_the_other_methods(tmp_path, command):
+    dims = [2000] * 4
+    write_method(tmp_path / "a", "backprop", training__epochs=20, data__validation_images=0)
+    write_method(tmp_path / "b", "unsupervised", model__hidden_dims=dims, training__negatives="uniform")
+    local = {"name": "local_receptive_fields", "model__hidden_dims": [2048, 1980, 2048], "training__epochs": 60}
+    write_method(tmp_path / "c", "unsupervised", model__grids=[4, 3, 2], **local)
+    write_method(tmp_path / "d", "unsupervised", **local)
+    write_method(tmp_path / "e", "recurrent", model__hidden_dims=[2000, 2000], training__epochs=60)
+    write_method(tmp_path / "f", "supervised", name="recurrent", model__hidden_dims=[2000, 2000], training__epochs=60)
+    write_method(tmp_path / "g", "unsupervised", model__hidden_dims=dims, unsupervised__readout_epochs=2)
+    rows = table_rows(command(tmp_path)[1])
+    assert [row["published"] for row in rows] == ["about 1.4", "1.37", "1.16", "-", "1.31", "-", "-"]
+    assert rows[2]["changed"] == "method=unsupervised, grids=[4,3,2]"
+
+
+def test_the_squares_of_local_receptive_fields_count_only_where_there_are_any(tmp_path, command):
+    write_method(tmp_path / "dense", "unsupervised", model__field=10)
+    write_method(tmp_path / "dense_too", "unsupervised", model__field=14, training__negatives="uniform")
+    write_method(tmp_path / "local", "unsupervised", model__grids=[4, 3], model__field=10)
+    write_method(tmp_path / "local_too", "unsupervised", model__grids=[4, 3], model__field=13)
+    rows = table_rows(command(tmp_path)[1])
+    assert [row["changed"].removeprefix("method=unsupervised") for row in rows] == [
+        "",
+        ", grids=[4,3]",
+        ", grids=[4,3], field=13",
+    ]
+
+
+@pytest.mark.parametrize("method", UNUSED)
+def test_a_value_makes_no_other_row_just_where_the_trained_net_is_the_same(tmp_path, one_thread, method):
+    images = torch.randint(0, 256, (40, SIDE * SIDE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    examples = Examples(images, torch.arange(40) % 10)
+    config = composed(
+        f"method={method}", "model.hidden_dims=[8,6]", "training.epochs=2", "training.batch_size=10", "device=cpu",
+        "training.step=plain", "unsupervised.readout_epochs=1",
+    )  # fmt: skip
+
+    def trained(config: Config, folder: str) -> dict[str, torch.Tensor]:
+        model = build_model(config, torch.float32)
+        (tmp_path / folder).mkdir()
+        train_model(config, model, examples, Examples(images[:0], examples.labels[:0]), tmp_path / folder, resume=False)
+        return model.state_dict()
+
+    def another(value: Any) -> Any:
+        if isinstance(value, str):
+            return {"fan_in": "fan_out", "hard": "uniform"}[value]
+        if isinstance(value, bool):
+            return not value
+        if isinstance(value, list):
+            return [*value[:-1], value[-1] + 1]
+        return value + 1 if value >= 1 else value / 2
+
+    values, reference = flat(dataclasses.asdict(config)), trained(config, "reference")
+    compared = compared_values(values)
+    sections = {"model", "training", "unsupervised", "recurrent"}
+    for name in (name for name in values if name.partition(".")[0] in sections):
+        section, key = name.split(".")
+        if name in NOT_COMPARED or values[name] is None:
+            continue
+        changed = dataclasses.replace(getattr(config, section), **{key: another(values[name])})
+        state = trained(dataclasses.replace(config, **{section: changed}), name)
+        same = all(state[name].equal(reference[name]) for name in reference.keys() | state)
+        assert same == (name not in compared), name
 
 
 def test_the_kept_results_are_all_read(capsys):
@@ -241,6 +369,18 @@ def test_csv_holds_the_figures_of_the_table_in_full(tmp_path, command):
     assert second["changed"] == "momentum=0.5, negatives=uniform"
     assert [second[f"goodness_{name}"] for name in ("n", "mean", "std", "low", "high")] == ["1", "3.0", "", "", ""]
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["table.csv"]
+
+
+def test_csv_leaves_empty_what_a_method_does_not_have(tmp_path, command):
+    for method in ERRORS:
+        write_method(tmp_path / "runs" / method, method)
+    file = tmp_path / "table.csv"
+    assert command(tmp_path / "runs", "--csv", file)[0] == 0
+    with file.open(newline="", encoding="utf-8") as lines:
+        rows = {row["run"]: row for row in csv.DictReader(lines)}
+    for method, errors in ERRORS.items():
+        means = {column: value for column, value in rows[method].items() if column.endswith("_mean") and value}
+        assert means == {f"{rule}_mean": str(error) for rule, error in errors.items()}
 
 
 @pytest.mark.parametrize("name", ["missing/table.csv", "runs", "."])
@@ -310,6 +450,35 @@ def test_figures_without_any_spread_are_not_tested(tmp_path, command):
     assert "nan" not in out and "inf" not in out
 
 
+def test_methods_are_compared_by_the_rules_that_both_have(tmp_path, command):
+    write_method(tmp_path / "a", "supervised", seeds=3, training__negatives="uniform")
+    write_method(tmp_path / "b", "backprop", seeds=2)
+    write_method(tmp_path / "c", "unsupervised", seeds=2, unsupervised__blurs=5)
+    status, out, err = command("--compare", tmp_path / "a", tmp_path / "b")
+    assert (status, err) == (0, "")
+    goodness, one_pass = table_rows(out)
+    ours, theirs = "method=supervised, negatives=uniform", "method=backprop"
+    assert (goodness[ours], goodness[theirs], goodness["p"]) == ("1.50 ± 0.10 [1.25, 1.75]", "-", "-")
+    assert one_pass["first - second"].startswith("0.15 [")
+    (sentence,) = out.splitlines()[5:]
+    assert sentence.startswith(f"in one pass: no difference shown: '{ours}' 1.60 and '{theirs}' 1.45 %")
+
+    status, out, err = command("--compare", tmp_path / "b", tmp_path / "c")
+    assert (status, err) == (0, "")
+    (row,) = table_rows(out)
+    assert row["test error (%)"] == "in one pass"
+    assert row["method=unsupervised, blurs=5"] == "1.75 ± 0.07 [1.11, 2.39]"
+
+    write_run(tmp_path / "d" / "0", 0, 0.0, errors={"goodness": 1.4}, training__momentum=0.5)
+    write_run(tmp_path / "d" / "1", 1, 0.0, errors={"goodness": 1.5}, training__momentum=0.5)
+    assert command("--compare", tmp_path / "b", tmp_path / "d") == (
+        1,
+        "",
+        "error: --compare needs a way to classify that both configurations have: 'method=backprop, momentum=0.9' "
+        "in one pass and 'method=supervised, momentum=0.5' by goodness have none in common\n",
+    )
+
+
 def test_comparisons_that_cannot_be_made_are_one_line(tmp_path, command):
     write_seeds(tmp_path / "a", [1.4, 1.5])
     status, out, err = command("--compare", tmp_path)
@@ -358,6 +527,84 @@ def test_intervals_use_the_textbook_quantiles(n, quantile):
     summary = summarise([float(i) for i in range(n)])
     assert (summary.high - summary.mean) * math.sqrt(n) / summary.std == pytest.approx(quantile, abs=5e-4)
     assert summary.mean - summary.low == pytest.approx(summary.high - summary.mean)
+
+
+# --- What a run prints ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "header", "published", "layers"),
+    [
+        (
+            "supervised", ["test error (%) by goodness", "in one pass"], [("1.36", "-"), ("1.47", "-"), ("-", "1.45")],
+            "by goodness of layer 1 alone 1.90, layer 2 alone 1.60, all layers 1.30",
+        ),
+        ("backprop", ["test error (%) in one pass"], [("about 1.4",)], None),
+        (
+            "unsupervised", ["test error (%) in one pass"], [("1.37",), ("1.16",)],
+            "by a read-out of layer 1 alone 2.90, layer 2 alone 2.10, all layers 1.80",
+        ),
+        (
+            "recurrent", ["test error (%) by goodness", "in one pass"], [("1.31", "-")],
+            "by goodness of layer 1 alone 1.95, layer 2 alone 1.85, all layers at all iterations 1.65",
+        ),
+    ],
+)  # fmt: skip
+def test_the_closing_table_is_that_of_the_method(method, header, published, layers):
+    result = {
+        "name": "mine", "method": method, "hidden_dims": [30, 30], "epochs": 7, "train_images": 60000, "seed": 3,
+        "precision": "fp32", "device": "cpu", "hardware": "a CPU", "train_seconds": 70.0, "seconds_per_epoch": 10.0,
+        "readout_epochs": 2 if method == "unsupervised" else 0, "test_images": 10000,
+        **{f"test_error_{rule}": error for rule, error in ERRORS[method].items()},
+        **{f"test_errors_{rule}": round(100 * error) for rule, error in ERRORS[method].items()},
+    }  # fmt: skip
+    text = result_table(result)
+    ours, *others = table_rows(text)
+    assert list(ours) == ["", "net", "epochs", *header]
+    rules = [rule for rule in ("goodness", "one_pass") if rule in ERRORS[method]]
+    assert list(ours.values()) == ["this run (mine)", "2 x 30", "7", *(f"{ERRORS[method][rule]:.2f}" for rule in rules)]
+    assert [tuple(row[column] for column in header) for row in others] == published
+    line, *protocol = text.rpartition("|")[2].strip().splitlines()
+    if layers:
+        assert line == f"Test error (%) {layers}."
+    assert [line, *protocol][-1].startswith(
+        "Trained on 60,000 images, 7 epoch(s)"
+        + (" and 2 of the read-outs alone" if method == "unsupervised" else "")
+        + ", seed 3, fp32 on cpu"
+    )
+    assert len(protocol) == bool(layers)
+
+
+def test_a_net_tested_again_has_the_rules_of_its_method():
+    now = {"one_pass": 170, "one_pass_all_layers": 180, "one_pass_layer_1": 290}
+    text = errors_table({"test_images": 10000, "test_errors": now, "test_errors_before": {"one_pass": 171}})
+    assert [tuple(row.values()) for row in table_rows(text)] == [
+        ("one_pass", "1.70", "170", "171"),
+        ("one_pass_all_layers", "1.80", "180", "-"),
+        ("one_pass_layer_1", "2.90", "290", "-"),
+    ]
+
+
+def test_epochs_without_losses_of_layers_are_told_by_the_cross_entropy(tmp_path, caplog):
+    caplog.set_level("INFO")
+    none = torch.zeros(0)
+    figures = {"loss": none, "pairs_ordered_wrongly": none, "readout_loss": torch.tensor(0.25)}
+    with RunLog(tmp_path, 2) as run_log:
+        run_log.epoch(1, 1.0, figures, {"one_pass": torch.tensor(3), "one_pass_layer_1": torch.tensor(4)}, 200)
+        run_log.epoch(2, 0.5, figures, None, 200)
+    assert [line.partition(", 0:")[0] for line in caplog.messages] == [
+        "epoch 1/2  cross-entropy 0.25, val. error 1.50 %",
+        "epoch 2/2  cross-entropy 0.25, val. error 1.50 %",
+    ]
+    assert [scalars(record) for record in read_metrics(tmp_path)] == [
+        {
+            "gain": 1.0,
+            "loss/read-out": 0.25,
+            "validation error (%)/one_pass": 1.5,
+            "validation error (%)/one_pass_layer_1": 2.0,
+        },
+        {"gain": 0.5, "loss/read-out": 0.25},
+    ]
 
 
 # --- Names ----------------------------------------------------------------------------------------------------------

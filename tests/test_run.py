@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -190,12 +192,14 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path, mnist_r
     assert not any(torch.equal(first[name], other[name]) for name in first)
 
 
-@pytest.mark.parametrize("override", ["training.epochz=1", "training.batch_size=0", "experiment=papier"])
-def test_bad_input_is_one_line_before_any_data_is_loaded(override, tmp_path):
-    done = command(f"data.root={tmp_path / 'data'}", f"hydra.run.dir={tmp_path / 'run'}", override)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert len(done.stderr.splitlines()) == 1
+def test_bad_input_is_one_line_before_any_data_is_loaded(tmp_path):
+    folders = f"data.root={tmp_path / 'data'}", f"hydra.run.dir={tmp_path / 'run'}"
+    with ThreadPoolExecutor() as pool:  # most of it is the processes' start
+        overrides = ["training.epochz=1", "training.batch_size=0", "experiment=papier"]
+        for override, done in zip(overrides, pool.map(partial(command, *folders), overrides), strict=True):
+            assert done.returncode == 1, override
+            assert done.stderr.startswith("error: "), override
+            assert len(done.stderr.splitlines()) == 1, override
     assert not (tmp_path / "data").exists()
 
 

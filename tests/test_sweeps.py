@@ -24,7 +24,7 @@ from src.sweep import check_launcher
 
 LONG = [  # nothing is saved unless somebody asks for it
     "model.hidden_dims=[32,32]", "training.checkpoint_every=0", "evaluation.every=0", "data.validation_images=57000",
-    "device=cpu", "precision=fp32",
+    "device=cpu", "precision=fp32", "logging.pictures=false",
 ]  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_an_interrupted_joblib_sweep_saves_every_job(sent, status, tmp_path, mni
     arguments = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "main", "-m", "seed=range(3)", *arguments, *LONG, "training.epochs=5000",
-         "model.hidden_dims=[2000,2000,2000]", "data.validation_images=59800", f"data.root={mnist_root}"],
+         "model.hidden_dims=[1000,1000]", "data.validation_images=59800", f"data.root={mnist_root}"],
         cwd=REPOSITORY, env={key: value for key, value in ONE_THREAD.items() if key != "OMP_NUM_THREADS"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
