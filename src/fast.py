@@ -96,12 +96,12 @@ def add_local_gradient(layer: FFLayer, n: Tensor, h: Tensor, share: float) -> Te
     logits = (length.square() - layer.theta) / layer.temperature
     # dloss/dz is (p - 1) h / B on positives and p h / B on negatives, at temperature 1 (section 2).
     factor = torch.cat([-torch.sigmoid(-logits[:size]), torch.sigmoid(logits[size:])]) / (size * layer.temperature)
-    cases = significant(factor.abs() * length) if h.device.type == "cpu" else slice(None)
+    cases = significant(factor.abs() * length)
+    dz = factor[cases, None] * h.index_select(0, cases)
     # The peer normalisation is one case more: the mean of the positives.
-    dz = torch.cat([factor[cases, None] * h[cases], -layer.peer_pull(h[:size])[None]]) * share
-    add_weight_gradient(
-        layer.weight.grad, dz, torch.cat([n[cases], n[:size].mean(dim=0, keepdim=True)]), layer.matmul_dtype
-    )
+    dz = torch.cat([dz, -layer.peer_pull(h[:size])[None]]) * share
+    x = torch.cat([n.index_select(0, cases), n[:size].mean(dim=0, keepdim=True)])
+    add_weight_gradient(layer.weight.grad, dz, x, layer.matmul_dtype)
     layer.bias.grad.add_(dz.sum(dim=0))
     return logits
 

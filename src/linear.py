@@ -19,9 +19,11 @@ def significant(sizes: Tensor) -> Tensor:
     """Indices of the cases that count in a weight gradient, given the sizes of their derivatives ([B]).
 
     Most cases are soon far on their side of the threshold, where p is 1 or 0 and the derivative vanishes: after five
-    epochs of the Matlab recipe, nine in ten. Leaving them out pays on the CPU; on a GPU the host would have to wait for
-    their number.
+    epochs of the Matlab recipe, nine in ten. Leaving them out pays on the CPU; on a GPU, where the host would have to
+    wait for their number, all are kept. (Take their rows by `index_select`, which is several times as fast as `[]`.)
     """
+    if sizes.device.type != "cpu":
+        return torch.arange(len(sizes), device=sizes.device)
     return (sizes > NO_GRADIENT * sizes.max()).nonzero().squeeze(1)
 
 
@@ -50,9 +52,8 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         # Never needed in Forward-Forward training, where x is detached.
         dx = (dz.to(ctx.dtype) @ weight.to(ctx.dtype)).to(x.dtype) if ctx.needs_input_grad[0] else None
-        if dz.device.type == "cpu":
-            cases = significant(dz.abs().amax(dim=1))
-            dz, x = dz[cases], x[cases]
+        cases = significant(dz.abs().amax(dim=1))
+        dz, x = dz.index_select(0, cases), x.index_select(0, cases)
         if weight.grad is None:
             return dx, (dz.to(ctx.dtype).T @ x.to(ctx.dtype)).to(weight.dtype), None
         add_weight_gradient(weight.grad, dz, x, ctx.dtype)

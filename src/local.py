@@ -111,9 +111,8 @@ class _LocalLinear(torch.autograd.Function):
         dtype, dpatches = patches.dtype, None
         if ctx.needs_input_grad[0]:  # never in Forward-Forward training
             dpatches = torch.bmm(by_location(dz, len(weight)).to(dtype), weight.to(dtype))
-        if dz.device.type == "cpu":
-            cases = significant(dz.abs().amax(dim=1))
-            dz, patches = dz.index_select(0, cases), patches.index_select(1, cases)
+        cases = significant(dz.abs().amax(dim=1))
+        dz, patches = dz.index_select(0, cases), patches.index_select(1, cases)
         # Contiguous, because a batched product of a strided operand is slow.
         dz = by_location(dz, len(weight)).to(dtype, memory_format=torch.contiguous_format).mT
         if weight.grad is None:

@@ -216,39 +216,28 @@ def add_local_gradient(
     logits = torch.stack([layer.logit(state.h) for state in over_time])
     q = torch.cat([-torch.sigmoid(-logits[:, :size]), torch.sigmoid(logits[:, size:])], dim=1)
     factors = q * share * (1 - damping) / (len(over_time) * size * layer.temperature)
-    kept, dzs = [], []  # by iteration: the cases that count, and their derivatives
-    for factor, state in zip(factors, over_time, strict=True):
-        cases = torch.arange(2 * size, device=factor.device)
-        if factor.device.type == "cpu":
-            cases = significant(factor.abs() * torch.linalg.vector_norm(state.h, dim=1))
-        kept.append(cases)
-        dzs.append(factor[cases, None] * state.h[cases] * (state.drive[cases] > 0))
-    dz = torch.cat(dzs)
-    above = torch.cat([state.above[cases] for state, cases in zip(over_time, kept, strict=True)])
-    if len(over_time[0].below) == size:  # the image, for a positive and its negative and at all iterations the same
-        below = over_time[0].below
-        dz_below = torch.zeros_like(over_time[0].h[:size]).index_add_(0, torch.cat(kept) % size, dz)
+    below, above, drive, h = zip(*over_time, strict=True)  # each a tuple over the iterations
+    kept = [significant(f.abs() * torch.linalg.vector_norm(x, dim=1)) for f, x in zip(factors, h, strict=True)]
+
+    def rows(over_time: Sequence[Tensor]) -> Tensor:
+        """Of the cases that count at each iteration, all below one another."""
+        return torch.cat([x.index_select(0, cases) for x, cases in zip(over_time, kept, strict=True)])
+
+    def mean_of_positives(over_time: Sequence[Tensor]) -> Tensor:
+        return torch.stack([x[:size].mean(dim=0, dtype=torch.float32) for x in over_time]).mean(dim=0, keepdim=True)
+
+    dz = rows(factors)[:, None] * rows(h) * (rows(drive) > 0)
+    if len(below[0]) == size:  # the image, the same for a positive and its negative and at all iterations
+        x_below, dz_below = below[0], torch.zeros_like(h[0][:size]).index_add_(0, torch.cat(kept) % size, dz)
     else:
-        below = torch.cat([state.below[cases] for state, cases in zip(over_time, kept, strict=True)])
-        dz_below = dz
-
+        x_below, dz_below = rows(below), dz
     # The peer normalisation is one case more: the mean of the positives.
-    def mean(of_positives: Sequence[Tensor]) -> Tensor:
-        return torch.stack([x[:size].mean(dim=0, dtype=torch.float32) for x in of_positives]).mean(dim=0, keepdim=True)
-
-    pull = -share * layer.peer_pull(mean([state.h for state in over_time]))[None]
-    inputs = [state.below for state in over_time], [state.above for state in over_time]
-    add_weight_gradient(
-        layer.weight.grad,
-        torch.cat([dz_below, pull]),
-        torch.cat([below, mean(inputs[0]).to(below.dtype)]),
-        layer.matmul_dtype,
-    )
-    add_weight_gradient(
-        layer.top_down_weight.grad,
-        torch.cat([dz, pull]),
-        torch.cat([above, mean(inputs[1]).to(above.dtype)]),
-        layer.matmul_dtype,
-    )
+    pull = -share * layer.peer_pull(mean_of_positives(h))[None]
+    for weight, d, x, inputs in (
+        (layer.weight, dz_below, x_below, below),
+        (layer.top_down_weight, dz, rows(above), above),
+    ):
+        x = torch.cat([x, mean_of_positives(inputs).to(x.dtype)])
+        add_weight_gradient(weight.grad, torch.cat([d, pull]), x, layer.matmul_dtype)
     layer.bias.grad.add_(dz.sum(dim=0) + pull[0])
     return logits
