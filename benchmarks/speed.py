@@ -1,13 +1,13 @@
 """How fast training is on this machine, beside what its matrix products alone would take.
 
-    python -m benchmarks.speed                  measures, and writes results/speed/HARDWARE.json
+    python -m benchmarks.speed                  measures, and writes results/speed/HARDWARE_PRECISION.json
     python -m benchmarks.speed --growth         also how time grows with width, depth, batch size and threads
     python -m benchmarks.speed --show FILE...   prints the tables of what was measured before
 
-Nominal work: a step multiplies 5 B rows by every weight (B neutral, B positive and B negative cases forward, 2 B cases
-for the gradient), 2 floating-point operations (FLOP) each. What a step need not do of that counts as done (cases
-without a gradient; the image's part of the first layer's product, which three passes share), so a share above 100 % is
-possible.
+Nominal work (`products_of`): 2 floating-point operations (FLOP) for each row of a product and each weight. A supervised
+step multiplies 5 B rows by every weight: B neutral, B positive, B negative cases forward, 2 B cases for the gradient.
+What a step need not do of that counts as done (cases without a gradient; the image's part of the first layer's product,
+which three passes share), so a share above 100 % is possible.
 """
 
 import argparse
@@ -22,27 +22,32 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch.profiler import ProfilerActivity
 
 from benchmarks.plain import seconds_per_image
-from src import fast, train
+from src import train
 from src.checkpoint import write_atomically
 from src.classify import goodness_per_label
-from src.config import composed, load
+from src.config import Config, composed, load
 from src.data import SIDE, Examples, load_mnist, to_unit
 from src.device import PRECISIONS, describe, resolve_device, resolve_precision, synchronise
-from src.experiment import build_model, build_optimizer
+from src.experiment import build_model, build_phases
 from src.report import markdown, net_name
 from src.runlog import provenance
 from src.samples import NUM_CLASSES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NETS = {"matlab": [1000] * 3, "paper": [2000] * 4}
-STEPS = {"fast": fast.train_step, "plain": train.train_step, "compiled": fast.compiled_step()}
+STEPS = {"fast": [], "plain": ["training.step=plain"], "compiled": ["training.compile=true"]}
+EXPERIMENTS = {  # of the other methods -> images of an epoch that is timed
+    "backprop": 12_000,
+    "unsupervised": 12_000,
+    "local_receptive_fields": 12_000,
+    "recurrent": 6_000,
+}
 GROWTH_IMAGES = 3000
 KINDS = {  # of work -> the operators that do it
     "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_"),
@@ -52,13 +57,59 @@ KINDS = {  # of work -> the operators that do it
 }
 
 
-def weights(dims: list[int]) -> int:
-    """Of the hidden layers; the read-out's are under 1 % more."""
-    return sum(a * b for a, b in pairwise([SIDE * SIDE, *dims]))
+class Product(NamedTuple):
+    """`times` products of `rows` rows with each of `matrices` weight matrices [d_out, d_in]: x W^T, or dz^T x."""
+
+    rows: int
+    d_in: int
+    d_out: int
+    gradient: bool = False
+    matrices: int = 1
+    times: int = 1
+
+    def flop(self) -> int:
+        return 2 * self.rows * self.d_in * self.d_out * self.matrices * self.times
 
 
-def step_flop(dims: list[int], batch_size: int) -> int:
-    return 2 * 5 * batch_size * weights(dims)
+def products_of(config: Config) -> list[Product]:
+    """The matrix products of a nominal step, without those of ten columns (read-outs, labels): 1 % or less."""
+    size, dims = config.training.batch_size, config.model.hidden_dims
+    shapes = list(pairwise([SIDE * SIDE, *dims]))
+    if config.method == "supervised":  # one neutral, one positive, one negative pass
+        return [
+            product
+            for shape in shapes
+            for product in (Product(size, *shape), Product(2 * size, *shape), Product(2 * size, *shape, gradient=True))
+        ]
+    if config.method == "backprop":  # forward, of the weights, and of the layer's input
+        inputs = [Product(size, d_out, d_in) for d_in, d_out in shapes[1:]]
+        return [Product(size, *shape, gradient) for shape in shapes for gradient in (False, True)] + inputs
+    if config.method == "unsupervised":
+        matrices = [1] * len(dims)
+        if config.model.grids:
+            matrices = [grid**2 for grid in config.model.grids]
+            channels = [dim // count for dim, count in zip(dims, matrices, strict=True)]
+            shapes = list(zip([config.model.field**2, *(4 * count for count in channels)], channels, strict=False))
+        return [
+            Product(2 * size, *shape, gradient, count)
+            for shape, count in zip(shapes, matrices, strict=True)
+            for gradient in (False, True)
+        ]
+    # Recurrent: the bottom-up pass, then at each iteration all weights between hidden layers; the image's part, of
+    # positives and negatives and of all iterations, once.
+    iterations = config.recurrent.iterations
+    learning = iterations + 1 - config.recurrent.first_learning_iteration
+    between = [(d_in, d_out) for pair in pairwise(dims) for d_in, d_out in (pair, pair[::-1])]
+    return [
+        *(Product(size, *shape) for shape in [*shapes, shapes[0]]),
+        Product(size, *shapes[0], gradient=True),
+        *(Product(2 * size, *shape, times=iterations) for shape in between),
+        *(Product(2 * size * learning, *shape, gradient=True) for shape in between),
+    ]
+
+
+def step_flop(config: Config) -> int:
+    return sum(product.flop() for product in products_of(config))
 
 
 def median_seconds(work: Callable[[], Any], device: torch.device, repeats: int = 7, at_least: float = 0.2) -> float:
@@ -79,21 +130,24 @@ def median_seconds(work: Callable[[], Any], device: torch.device, repeats: int =
     return statistics.median(rounds)
 
 
-def products_rate(dims: list[int], batch_size: int, dtype: torch.dtype, device: torch.device) -> float:
+def products_rate(config: Config, dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of a step's matrix products with nothing between them, each of its own nominal shape."""
-    shapes = list(pairwise([SIDE * SIDE, *dims]))
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device=device, dtype=dtype)
+
     work = []
-    for d_in, d_out in shapes:
-        weight = torch.randn(d_out, d_in, device=device, dtype=dtype)
-        one, two = (torch.randn(rows, d_in, device=device, dtype=dtype) for rows in (batch_size, 2 * batch_size))
-        dz = torch.randn(2 * batch_size, d_out, device=device, dtype=dtype)
-        work.append((one, two, dz, weight, torch.empty_like(weight)))
+    for product in products_of(config):
+        rows, d_in, d_out, gradient, matrices, times = product
+        x, weight = random(matrices, rows, d_in).squeeze(0), random(matrices, d_out, d_in).squeeze(0)
+        if gradient:
+            work += [(random(matrices, rows, d_out).squeeze(0).mT, x, weight)] * times
+        else:
+            work += [(x, weight.mT, random(matrices, rows, d_out).squeeze(0))] * times
 
     def products() -> None:
-        for one, two, dz, weight, gradient in work:
-            F.linear(one, weight)
-            F.linear(two, weight)
-            torch.mm(dz.T, two, out=gradient)
+        for a, b, out in work:
+            torch.matmul(a, b, out=out)
 
     if device.type == "cuda":  # else the launches would be measured
         products()
@@ -102,37 +156,23 @@ def products_rate(dims: list[int], batch_size: int, dtype: torch.dtype, device: 
             products()
         products = graph.replay
 
-    return step_flop(dims, batch_size) / median_seconds(products, device)
+    return step_flop(config) / median_seconds(products, device)
 
 
 class Training:
-    """A net of `dims` on `examples`, ready to train epoch after epoch at the full rate."""
+    """What `config` describes on `examples`, ready to train epoch after epoch at the full rate."""
 
-    def __init__(
-        self,
-        examples: Examples,
-        dims: list[int],
-        *,
-        precision: str,
-        device: torch.device,
-        batch_size: int = 100,
-        step: str = "fast",
-        cuda_graph: bool = True,
-    ):
-        config = load(composed(f"model.hidden_dims={dims}"))
+    def __init__(self, examples: Examples, config: Config, *, precision: str, device: torch.device):
         self.model = build_model(config, PRECISIONS[precision]).to(device)
         self.device = device
+        generator = torch.Generator(device).manual_seed(0)
         self.epochs = train.train_epochs(
-            self.model,
-            build_optimizer(config, self.model),
+            build_phases(config, self.model, examples, generator),
             examples,
-            epochs=1000,
-            batch_size=batch_size,
-            negatives="hard",
+            batch_size=config.training.batch_size,
             max_shift=0,
-            generator=torch.Generator(device).manual_seed(0),
-            step=STEPS[step],
-            cuda_graph=cuda_graph and device.type == "cuda",
+            generator=generator,
+            cuda_graph=config.training.cuda_graph and device.type == "cuda",
         )
 
     def epoch_seconds(self) -> float:
@@ -159,6 +199,15 @@ def profile(training: Training) -> dict[str, float]:
     return milliseconds
 
 
+def settings(*overrides: str) -> Config:
+    """Of so many epochs that none of those measured has a falling rate."""
+    return load(composed(*overrides, "training.epochs=1000"))
+
+
+def of_dims(dims: list[int], *overrides: str) -> Config:
+    return settings(f"model.hidden_dims={dims}", *overrides)
+
+
 def subset(examples: Examples, count: int) -> Examples:
     return Examples(examples.images[:count], examples.labels[:count])
 
@@ -172,12 +221,13 @@ def measure_net(
 ) -> dict[str, Any]:
     """Everything about one net at batch size 100."""
     dims, dtype = NETS[name], PRECISIONS[precision]
+    config = of_dims(dims)
     say(f"{net_name(dims)}, {precision}: matrix products")
-    rate = products_rate(dims, 100, dtype, device)
+    rate = products_rate(config, dtype, device)
     result: dict[str, Any] = {"net": net_name(dims), "precision": precision, "products_gflops": rate / 1e9}
-    result["products_seconds"] = len(examples) / 100 * step_flop(dims, 100) / rate
+    result["products_seconds"] = nominal_seconds(config, len(examples), rate)
     say(f"  {rate / 1e9:.0f} GFLOP/s; {epochs} epochs of {len(examples)} images")
-    training = Training(examples, dims, precision=precision, device=device)
+    training = Training(examples, config, precision=precision, device=device)
     result["epoch_seconds"] = []
     for _ in range(epochs):
         result["epoch_seconds"].append(training.epoch_seconds())
@@ -188,8 +238,9 @@ def measure_net(
     if device.type == "cuda":
         ways += [("fast", False), ("plain", False)]
     for step, graph in ways:
-        other = Training(part, dims, precision=precision, device=device, step=step, cuda_graph=graph)
-        fast_part = Training(part, dims, precision=precision, device=device)
+        otherwise = of_dims(dims, *STEPS[step], f"training.cuda_graph={graph}")
+        other = Training(part, otherwise, precision=precision, device=device)
+        fast_part = Training(part, config, precision=precision, device=device)
         first, _ = other.epoch_seconds(), fast_part.epoch_seconds()
         pairs = [(other.epoch_seconds(), fast_part.epoch_seconds()) for _ in range(3)]
         label = f"{step}{'' if graph else ', no graph'}"
@@ -202,14 +253,38 @@ def measure_net(
         lambda: [goodness_per_label(training.model, part) for part in images.split(1000)], device, 3, at_least=0
     )
     result["classification_seconds"] = seconds
-    result["classification_gflops"] = 2 * NUM_CLASSES * len(images) * weights(dims) / seconds / 1e9
+    weights = sum(a * b for a, b in pairwise([SIDE * SIDE, *dims]))
+    result["classification_gflops"] = 2 * NUM_CLASSES * len(images) * weights / seconds / 1e9
     say("  profile")
     # Without a CUDA graph, as the profiler sees single operators only.
-    short = Training(subset(examples, 12_000), dims, precision=precision, device=device, cuda_graph=False)
+    ungraphed = of_dims(dims, "training.cuda_graph=false")
+    short = Training(subset(examples, 12_000), ungraphed, precision=precision, device=device)
     short.model.load_state_dict(training.model.state_dict())
     short.epoch_seconds()
     result["profile_milliseconds"] = profile(short)
     return result
+
+
+def nominal_seconds(config: Config, images: int, rate: float) -> float:
+    return images / config.training.batch_size * step_flop(config) / rate
+
+
+def measure_experiment(name: str, examples: Examples, precision: str, device: torch.device) -> dict[str, Any]:
+    """The first and the fifth short epoch of another method, beside its matrix products."""
+    config, part = settings(f"experiment={name}"), subset(examples, EXPERIMENTS[name])
+    rate = products_rate(config, PRECISIONS[precision], device)
+    training = Training(part, config, precision=precision, device=device)
+    seconds = [training.epoch_seconds() for _ in range(5)]
+    say(f"{name}: {rate / 1e9:.0f} GFLOP/s; {seconds[-1]:.2f} s for {len(part)} images")
+    return {
+        "experiment": name,
+        "net": net_name(config.model.hidden_dims),
+        "images": len(part),
+        "precision": precision,
+        "products_gflops": rate / 1e9,
+        "products_seconds": nominal_seconds(config, len(part), rate),
+        "epoch_seconds": seconds,
+    }
 
 
 def measure_plain_way(examples: Examples, device: torch.device) -> dict[str, float]:
@@ -263,12 +338,13 @@ def measure_growth(examples: Examples, precision: str, device: torch.device) -> 
     ]
     rows = []
     for varied, variant in variants:
-        settings = {"dims": [1000] * 3, "batch_size": 100, "threads": threads} | variant
-        dims, batch_size = settings["dims"], settings["batch_size"]
-        torch.set_num_threads(settings["threads"])
+        values = {"dims": [1000] * 3, "batch_size": 100, "threads": threads} | variant
+        dims, batch_size = values["dims"], values["batch_size"]
+        torch.set_num_threads(values["threads"])
         part = subset(examples, max(GROWTH_IMAGES, 10 * batch_size))
-        rate = products_rate(dims, batch_size, PRECISIONS[precision], device)
-        training = Training(part, dims, precision=precision, device=device, batch_size=batch_size)
+        config = of_dims(dims, f"training.batch_size={batch_size}")
+        rate = products_rate(config, PRECISIONS[precision], device)
+        training = Training(part, config, precision=precision, device=device)
         training.epoch_seconds()
         seconds = training.epoch_seconds() / len(part)
         rows.append(
@@ -276,10 +352,10 @@ def measure_growth(examples: Examples, precision: str, device: torch.device) -> 
                 "varied": varied,
                 "net": net_name(dims),
                 "batch_size": batch_size,
-                "threads": settings["threads"],
+                "threads": values["threads"],
                 "products_gflops": rate / 1e9,
                 "seconds_per_60000": 60_000 * seconds,
-                "share": step_flop(dims, batch_size) / batch_size / seconds / rate,
+                "share": nominal_seconds(config, 1, rate) / seconds,
             }
         )
         say(f"{varied}: {net_name(dims)}, batch {batch_size}: {rows[-1]['seconds_per_60000']:.1f} s per 60,000")
@@ -295,8 +371,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     result |= provenance()
     result["process"] = measure_process(arguments.data_root, device)
     result["nets"] = [measure_net(name, examples, test, precision, device, arguments.epochs) for name in NETS]
+    result["experiments"] = [measure_experiment(name, examples, precision, device) for name in EXPERIMENTS]
     result["products_gflops"] = {
-        name: {net: products_rate(dims, 100, dtype, device) / 1e9 for net, dims in NETS.items()}
+        name: {net: products_rate(of_dims(dims), dtype, device) / 1e9 for net, dims in NETS.items()}
         for name, dtype in PRECISIONS.items()
     }
     say("the plain way")
@@ -372,6 +449,24 @@ def tables(result: dict[str, Any]) -> str:
     for net in nets if result["device"] == "cuda" else ():
         others = ", ".join(f"{name} {ratio:.2f} x" for name, ratio in net["time_over_fast"].items())
         lines.append(f"Beside the fast step in a CUDA graph, {net['net']}: {others}.")
+    if "experiments" in result:
+        lines.append(
+            markdown(
+                ["experiment", "net", "matrix products", "first epoch, per 60,000 images", "epoch 5", "share"],
+                [
+                    [
+                        row["experiment"],
+                        row["net"],
+                        f"{row['products_gflops']:,.0f} GFLOP/s {row['precision']}",
+                        *(f"{60_000 / row['images'] * row['epoch_seconds'][index]:.1f} s" for index in (0, -1)),
+                        " to ".join(
+                            f"{row['products_seconds'] / row['epoch_seconds'][index]:.0%}" for index in (0, -1)
+                        ),
+                    ]
+                    for row in result["experiments"]
+                ],
+            )
+        )
     if "growth" in result:
         lines.append(
             markdown(
@@ -400,7 +495,8 @@ def main() -> None:
         print("\n\n".join(tables(json.loads(path.read_text(encoding="utf-8"))) for path in arguments.show))
         return
     result = measure(arguments)
-    name = re.sub(r"[^a-z0-9]+", "_", result["hardware"].lower()).strip("_")
+    # Processors of one name differ in what they multiply fast.
+    name = re.sub(r"[^a-z0-9]+", "_", f"{result['hardware']} {result['precision']}".lower()).strip("_")
     path = REPOSITORY / "results" / "speed" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())

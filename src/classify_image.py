@@ -15,47 +15,55 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from src.classify import by_goodness
 from src.config import composed, load_saved, one_line_errors
 from src.digit_image import read
-from src.evaluate import outputs_for
+from src.evaluate import scores_for
 from src.experiment import load_trained
-from src.plots import draw_label_bars, draw_label_goodness, save_figure
+from src.plots import HEIGHTS, SAID, draw_label_bars, label_heights, save_figure
+from src.runlog import HEADLINE_RULES
+from src.samples import NUM_CLASSES
 
 
-def table(goodnesses: Tensor, probabilities: Tensor) -> str:
-    """What the net says of one image, as text, from G_l ([L, 10]) and the read-out's probabilities ([10])."""
-    depth = len(goodnesses)
-    header = ["label", *(f"G_{layer}" for layer in range(1, depth + 1)), "sum from G_2", "read-out"]
-    rows = [
-        [str(label), *(f"{goodness:.1f}" for goodness in [*column, column[1:].sum()]), f"{100 * probability:.2f} %"]
-        for label, (column, probability) in enumerate(zip(goodnesses.T, probabilities, strict=True))
-    ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
-    chosen, one_pass = choices(goodnesses, probabilities)
-    return "\n".join([*lines, f"by goodness (sum from G_2): {chosen}", f"in one pass (read-out):     {one_pass}"])
+def headlines(scores: dict[str, Tensor]) -> dict[str, int]:
+    """The label of one image by each headline rule that there are scores for ([10])."""
+    return {rule: int(scores[rule].argmax()) for rule in HEADLINE_RULES if rule in scores}
 
 
-def choices(goodnesses: Tensor, probabilities: Tensor) -> tuple[int, int]:
-    """The labels chosen by goodness, as the paper does ([L, 10]), and by the read-out ([10])."""
-    by_sum = by_goodness(goodnesses[:, None], range(2, len(goodnesses) + 1))
-    return int(by_sum), int(probabilities.argmax())
+def table(scores: dict[str, Tensor]) -> str:
+    """What the net says of one image, as text: scores ([10]) by each layer's goodness and by the headline rules."""
+    sources = {"goodness": "sum from G_2" if "goodness_all_layers" in scores else "sum", "one_pass": "read-out"}
+    columns = {"label": [str(label) for label in range(NUM_CLASSES)]}
+    layers = [of_layer for rule, of_layer in scores.items() if rule.startswith("goodness_layer_")]
+    for layer, of_layer in enumerate(layers, start=1):
+        columns[f"G_{layer}"] = [f"{goodness:.1f}" for goodness in of_layer]
+    if "goodness" in scores:
+        columns[sources["goodness"]] = [f"{goodness:.1f}" for goodness in scores["goodness"]]
+    columns[sources["one_pass"]] = [f"{probability:.2f} %" for probability in 100 * scores["one_pass"].softmax(dim=0)]
+
+    widths = [max(map(len, [header, *cells])) for header, cells in columns.items()]
+    rows = zip(*([header, *cells] for header, cells in columns.items()), strict=True)
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    chosen = {f"{SAID[rule]} ({sources[rule]}):": label for rule, label in headlines(scores).items()}
+    width = max(map(len, chosen))
+    return "\n".join([*lines, *(f"{said.ljust(width)} {label}" for said, label in chosen.items())])
 
 
-def draw(original: Image.Image, pixels: Tensor, goodnesses: Tensor, probabilities: Tensor) -> Figure:
-    """One image as given and as the net sees it (uint8 [28, 28]), and the bars of `table`."""
-    chosen, one_pass = choices(goodnesses, probabilities)
-    figure, axes = plt.subplots(1, 4, figsize=(13, 3.4), width_ratios=[1, 1, 1.4, 1.4], layout="constrained")
-    for axis, picture, title in zip(
-        axes, (original, pixels), ("as given", "as the net sees it, 28 x 28"), strict=False
-    ):
+def draw(original: Image.Image, pixels: Tensor, scores: dict[str, Tensor]) -> Figure:
+    """One image as given and as the net sees it (uint8 [28, 28]), and its scores ([10]) by the headline rules."""
+    chosen = headlines(scores)
+    widths = [1, 1] + len(chosen) * [1.4]
+    figure, axes = plt.subplots(
+        1, len(widths), figsize=(2.7 * sum(widths), 3.4), width_ratios=widths, layout="constrained"
+    )
+    titles = {"as given": original, "as the net sees it, 28 x 28": pixels}
+    for axis, (title, picture) in zip(axes, titles.items(), strict=False):
         axis.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255)
         axis.set(title=title, xticks=[], yticks=[])
-    draw_label_goodness(axes[2], goodnesses[1:].sum(dim=0), chosen)
-    axes[2].set(title=f"By goodness: {chosen}", xlabel="label", ylabel="sum from $G_2$, above the lowest")
-    draw_label_bars(axes[3], 100 * probabilities, one_pass)
-    axes[3].set(title=f"In one pass: {one_pass}", xlabel="label", ylabel="read-out's probability (%)", ylim=(0, 100))
+    for axis, (rule, label) in zip(axes[2:], chosen.items(), strict=True):
+        draw_label_bars(axis, label_heights(scores[rule], rule), label)
+        axis.set(title=f"{SAID[rule].capitalize()}: {label}", xlabel="label", ylabel=HEIGHTS[rule])
+        if rule == "one_pass":
+            axis.set_ylim(0, 100)
     return figure
 
 
@@ -83,14 +91,13 @@ def main() -> None:
         config = load_saved(arguments.folder, composed("device=cpu"), "evaluate", ["device=cpu"])
         model = load_trained(config, arguments.folder)
         originals, pixels = zip(*map(read, arguments.images), strict=True)
-        outputs = outputs_for(model, torch.stack(pixels).flatten(1), config.evaluation.batch_size)
-        probabilities = outputs.logits.softmax(dim=1)
+        scores = scores_for(model, torch.stack(pixels).flatten(1), config.evaluation.batch_size)
         paths = picture_paths(arguments.folder / "classified", arguments.images)
         paths[0].parent.mkdir(exist_ok=True)
         for number, (image, path) in enumerate(zip(arguments.images, paths, strict=True)):
-            said = outputs.goodnesses[:, number], probabilities[number]
-            print(f"{image}\n{table(*said)}")
-            print(f"picture: {save_figure(draw(originals[number], pixels[number], *said), path)}\n")
+            of_image = {rule: of_classes[number] for rule, of_classes in scores.items()}
+            print(f"{image}\n{table(of_image)}")
+            print(f"picture: {save_figure(draw(originals[number], pixels[number], of_image), path)}\n")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from src.evaluate import count_errors, scores_for
 from src.experiment import build_model, evaluate
 from src.runlog import read_metrics, read_result
 
-PICTURES = ["learning_curve.png", "goodness.png", "receptive_fields.png", "confusion.png", "most_wrong.png"]
+PICTURES = ["learning_curve.png", "receptive_fields.png", "confusion.png", "most_wrong.png", "goodness.png"]
 SMALL = [  # widths that the grids of local receptive fields can share out
     "model.hidden_dims=[32,18,8]", "training.epochs=1", "unsupervised.readout_epochs=1", "data.validation_images=59000",
     "evaluation.every=0", "logging.pictures=false",
