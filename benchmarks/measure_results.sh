@@ -19,6 +19,9 @@ measure() { # FOLDER OVERRIDE...
 for seed in 0 1 2 3 4; do
     measure "quick/seed$seed" experiment=quick seed="$seed"
     measure "fast/seed$seed" experiment=fast seed="$seed"
+    for experiment in backprop local_receptive_fields; do
+        OMP_NUM_THREADS=1 measure "$experiment/seed$seed" experiment="$experiment" data.validation_images=0 seed="$seed"
+    done
     for negatives in hard uniform; do # the study of the README
         OMP_NUM_THREADS=1 measure "negatives/$negatives/seed$seed" name=negatives experiment=quick \
             training.negatives="$negatives" seed="$seed"
@@ -34,6 +37,8 @@ for seed in $seeds; do
     measure "seed_repo/seed$seed" experiment=seed_repo seed="$seed"
     measure "paper/seed$seed" experiment=paper data.validation_images=0 seed="$seed"
     measure "paper_fast/seed$seed" experiment=paper_fast data.validation_images=0 seed="$seed"
+    measure "unsupervised/seed$seed" experiment=unsupervised data.validation_images=0 seed="$seed"
+    measure "recurrent/seed$seed" experiment=recurrent data.validation_images=0 seed="$seed"
 done
 
 python -m src.report results
