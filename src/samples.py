@@ -45,15 +45,16 @@ def uniform_negative_labels(logits: Tensor, labels: Tensor, generator: torch.Gen
 
 
 def blurring(side: int, blurs: int) -> Tensor:
-    """`blurs` times [1/4, 1/2, 1/4] along an axis of `side` pixels, as one matrix ([side, side], float64).
+    """`blurs` times [1/4, 1/2, 1/4] along an axis of `side` pixels, as one matrix ([side, side]).
 
-    At an edge the outermost pixel stands in for the one beyond it.
+    At an edge the outermost pixel stands in for the one beyond it. In fp32, as some GPUs know no float64: multiples of
+    4^-`blurs`, so that with up to six blurs along each axis bits are blurred exactly.
     """
     once = torch.eye(side, dtype=torch.float64) / 2
     for pixel in range(side):
         for neighbour in (pixel - 1, pixel + 1):
             once[pixel, min(max(neighbour, 0), side - 1)] += 1 / 4
-    return torch.linalg.matrix_power(once, blurs)
+    return torch.linalg.matrix_power(once, blurs).float()
 
 
 def random_masks(count: int, blur: Tensor, generator: torch.Generator) -> Tensor:
