@@ -219,6 +219,13 @@ class Config:
             self.model.grids,
             f"local receptive fields need method=unsupervised, not {self.method}",
         )
+        images, size = TRAINING_FILE_IMAGES - self.data.validation_images, self.training.batch_size
+        _check(
+            self.method != "unsupervised" or (size > 1 and images % size != 1),
+            "training.batch_size",
+            size,
+            f"leaves a batch of one of {images} training images, and a hybrid needs two",
+        )
         _check(
             not self.training.compile or self.method == "supervised",
             "training.compile",

@@ -270,11 +270,6 @@ def build_phases(config: Config, model: nn.Module, train: Examples, generator: t
     if config.method == "recurrent":
         return [Phase(epochs, optimizer, partial(recurrent.train_step, model, optimizer, draw_negative_labels=draw))]
 
-    if len(train) % config.training.batch_size == 1 or config.training.batch_size == 1:
-        raise ConfigError(
-            f"training.batch_size={config.training.batch_size}: leaves a batch of one of {len(train)} images, "
-            "and a hybrid needs two"
-        )
     blur = blurring(SIDE, config.unsupervised.blurs).to(generator.device)
 
     def make_negatives(images: Tensor) -> Tensor:

@@ -228,7 +228,11 @@ def add_local_gradient(
 
     dz = rows(factors)[:, None] * rows(h) * (rows(drive) > 0)
     if len(below[0]) == size:  # the image, the same for a positive and its negative and at all iterations
-        x_below, dz_below = below[0], torch.zeros_like(h[0][:size]).index_add_(0, torch.cat(kept) % size, dz)
+        x_below = below[0]
+        if dz.device.type == "cpu":
+            dz_below = torch.zeros_like(h[0][:size]).index_add_(0, torch.cat(kept) % size, dz)
+        else:  # all cases are kept, and index_add_ would add them up in another order each time
+            dz_below = dz.unflatten(0, (-1, size)).sum(dim=0)
     else:
         x_below, dz_below = rows(below), dz
     # The peer normalisation is one case more: the mean of the positives.

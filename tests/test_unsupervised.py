@@ -221,11 +221,9 @@ def test_negatives_are_hybrids_of_the_batch(examples):
     assert not torch.equal(first.step.keywords["make_negatives"](images), negatives)  # drawn anew
 
 
-@pytest.mark.parametrize(("batch_size", "count"), [(1, 25), (8, 25), (100, 1)])
-def test_a_batch_of_one_image_is_refused(examples, batch_size, count):
-    config = composed(*SETTINGS, f"training.batch_size={batch_size}")
-    few = Examples(examples.images[:count], examples.labels[:count])
+@pytest.mark.parametrize(("batch_size", "count"), [(1, 50_000), (999, 1000), (100, 1)])
+def test_a_batch_of_one_image_is_refused(batch_size, count):
     with pytest.raises(ConfigError) as caught:
-        build_phases(config, build_model(config, torch.float32), few, torch.Generator())
-    expected = f"training.batch_size={batch_size}: leaves a batch of one of {count} images, and a hybrid needs two"
-    assert str(caught.value) == expected
+        composed(*SETTINGS, f"training.batch_size={batch_size}", f"data.validation_images={60_000 - count}")
+    expected = f"leaves a batch of one of {count} training images, and a hybrid needs two"
+    assert str(caught.value) == f"training.batch_size={batch_size}: {expected}"
