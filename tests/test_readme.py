@@ -18,6 +18,13 @@ def test_links_lead_to_files(target):
     assert (REPOSITORY / target).exists()
 
 
+def test_links_within_the_page_lead_to_headings():
+    headings = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    links = re.findall(r"\]\(#([^)]+)\)", README)
+    assert links and set(links) <= anchors
+
+
 def test_quoted_lines_stand_where_the_links_say():
     quotes = re.findall(r"\[`([^`]+)`\]\(([^)#]+)#L(\d+)\)", README)
     assert len(quotes) > 20
