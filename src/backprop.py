@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from src.linear import linear
 from src.samples import NUM_CLASSES
-from src.train import age_gradients, step_figures
+from src.train import step_figures, update
 
 
 class BackpropNet(nn.Module):
@@ -54,8 +54,6 @@ def train_step(net: BackpropNet, optimizer: torch.optim.SGD, images: Tensor, lab
         as `src.train.train_step`; "readout_loss" is the only loss.
     """
     loss = F.cross_entropy(net.logits(images), labels)
-    new_share = age_gradients(optimizer)
-    (new_share * loss).backward()
-    optimizer.step()
+    update(optimizer, [loss])
     no_layer = images.new_zeros(0, len(images))
     return step_figures(no_layer, no_layer, loss.detach())

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -341,7 +341,7 @@ def build_model(config: Config, matmul_dtype: torch.dtype) -> nn.Module:
     return (FFNet if config.method == "supervised" else UnsupervisedFFNet)(layers, matmul_dtype=matmul_dtype)
 
 
-def build_optimizer(config: Config, parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.SGD:
+def build_optimizer(config: Config, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.SGD:
     """The optimiser of `config.training` for named `parameters`, which are on their device already."""
     return make_optimizer(
         parameters,

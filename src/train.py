@@ -86,6 +86,13 @@ def age_gradients(optimizer: torch.optim.SGD) -> float:
     return 1 - momentum
 
 
+def update(optimizer: torch.optim.SGD, losses: Sequence[Tensor]) -> None:
+    """g <- 0.9 g + 0.1 gradient of the sum of `losses` (scalars), and one step of everything."""
+    new_share = age_gradients(optimizer)
+    (new_share * sum(losses)).backward()  # adds to g
+    optimizer.step()
+
+
 def train_step(
     model: FFNet,
     optimizer: torch.optim.SGD,
@@ -111,9 +118,7 @@ def train_step(
     # Positive and negative pass: a local loss for each layer. Their sum has the gradients of the parts, because
     # no layer's loss depends on another layer's weights.
     losses, goodness_logits, _ = model.local_losses(embed_label(images, labels), embed_label(images, negative_labels))
-    new_share = age_gradients(optimizer)
-    (new_share * (sum(losses) + readout_loss)).backward()  # adds to g: g <- 0.9 g + 0.1 gradient
-    optimizer.step()
+    update(optimizer, [*losses, readout_loss])
 
     positive, negative = goodness_logits.unbind(dim=1)  # each [L, B]
     return step_figures(positive, negative, readout_loss.detach())

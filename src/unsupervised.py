@@ -14,7 +14,7 @@ from src.layers import FFLayer, length_normalise
 from src.linear import linear
 from src.model import FFNet
 from src.samples import NUM_CLASSES
-from src.train import age_gradients, step_figures
+from src.train import step_figures, update
 
 
 class UnsupervisedFFNet(FFNet):
@@ -82,10 +82,3 @@ def readout_step(
 def cross_entropies(model: UnsupervisedFFNet, activities: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
     """The mean cross-entropy of every read-out, by rule."""
     return {rule: F.cross_entropy(logits, labels) for rule, logits in model.readouts(activities).items()}
-
-
-def update(optimizer: torch.optim.SGD, losses: list[Tensor]) -> None:
-    """g <- 0.9 g + 0.1 gradient of the sum of `losses`, and one step: no two of them share a parameter."""
-    new_share = age_gradients(optimizer)
-    (new_share * sum(losses)).backward()
-    optimizer.step()

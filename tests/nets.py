@@ -14,6 +14,9 @@ Net = TypeVar("Net", bound=FFNet)
 
 INPUT_DIM, HIDDEN_DIMS, BATCH = 30, [17, 9, 13], 6
 TINY = 1e-8  # of the length normalisation
+LAYER_DEFAULTS = dict(  # of configs/config.yaml
+    threshold=1.0, temperature=1.0, peer_normalisation=0.03, peer_momentum=0.9, initial_mean_activity=0.5
+)
 
 
 def small_net(
@@ -25,16 +28,8 @@ def small_net(
     **options,
 ) -> Net:
     """A net of dense layers, with the defaults of configs/config.yaml where `options` does not say otherwise."""
-    defaults = dict(
-        weight_scale="fan_in",
-        threshold=1.0,
-        temperature=1.0,
-        peer_normalisation=0.03,
-        peer_momentum=0.9,
-        initial_mean_activity=0.5,
-    )
     generator = torch.Generator().manual_seed(seed)
-    options = defaults | options | {"matmul_dtype": matmul_dtype}
+    options = {"weight_scale": "fan_in", **LAYER_DEFAULTS, **options, "matmul_dtype": matmul_dtype}
     return kind(dense_layers(input_dim, hidden_dims, generator=generator, **options), matmul_dtype=matmul_dtype)
 
 
@@ -72,3 +67,13 @@ def assert_close(ours: torch.Tensor, theirs: np.ndarray, relative: float = 1e-5)
     """Within `relative` of the largest entry, so that entries that cancel to nearly zero are not asked for more."""
     theirs = np.asarray(theirs)
     assert np.abs(ours.detach().double().numpy() - theirs).max() <= relative * np.abs(theirs).max()
+
+
+def assert_layers_are(model: FFNet, state: reference.State) -> None:
+    """Weights, biases, running means and smoothed gradients of all layers are those of the NumPy reference."""
+    for index, layer in enumerate(model.layers):
+        assert_close(layer.weight, state.weights[index])
+        assert_close(layer.bias, state.biases[index])
+        assert_close(layer.mean_activity, state.means[index])
+        assert_close(-layer.weight.grad, state.smooth_weights[index])
+        assert_close(-layer.bias.grad, state.smooth_biases[index])

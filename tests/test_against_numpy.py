@@ -3,7 +3,7 @@
 import pytest
 import reference
 import torch
-from nets import BATCH, TINY, as_state, assert_close, batch, optimizer_for, small_net
+from nets import BATCH, TINY, as_state, assert_close, assert_layers_are, batch, optimizer_for, small_net
 
 from src import fast, train
 from src.classify import class_scores, goodness_per_label
@@ -58,12 +58,7 @@ def test_training_steps(
             tiny=TINY,
             decay_in_momentum=decay_in_momentum,
         )
-        for index, layer in enumerate(model.layers):
-            assert_close(layer.weight, state.weights[index])
-            assert_close(layer.bias, state.biases[index])
-            assert_close(layer.mean_activity, state.means[index])
-            assert_close(-layer.weight.grad, state.smooth_weights[index])
-            assert_close(-layer.bias.grad, state.smooth_biases[index])
+        assert_layers_are(model, state)
         assert_close(model.readout_weight, state.softmax)
         assert_close(-model.readout_weight.grad, state.smooth_softmax)
 

@@ -5,7 +5,7 @@ import pytest
 import reference
 import reference_recurrent
 import torch
-from nets import BATCH, INPUT_DIM, TINY, assert_close, batch, optimizer_for
+from nets import BATCH, INPUT_DIM, LAYER_DEFAULTS, TINY, assert_close, batch, optimizer_for
 
 from src.checkpoint import load_model, save_model
 from src.classify import class_scores
@@ -18,17 +18,7 @@ LAYERS = {"two layers": [17, 13], "three layers": [17, 9, 13]}
 
 def net(hidden_dims=(17, 13), input_dim: int = INPUT_DIM, seed: int = 0, **options) -> RecurrentFFNet:
     """With the defaults of configs/config.yaml where `options` does not say otherwise."""
-    defaults = dict(
-        weight_gain=0.7,
-        damping=0.3,
-        iterations=8,
-        first_learning_iteration=1,
-        threshold=1.0,
-        temperature=1.0,
-        peer_normalisation=0.03,
-        peer_momentum=0.9,
-        initial_mean_activity=0.5,
-    )
+    defaults = dict(weight_gain=0.7, damping=0.3, iterations=8, first_learning_iteration=1, **LAYER_DEFAULTS)
     return RecurrentFFNet(input_dim, hidden_dims, generator=torch.Generator().manual_seed(seed), **(defaults | options))
 
 

@@ -8,7 +8,7 @@ import pytest
 import reference
 import reference_others
 import torch
-from nets import BATCH, HIDDEN_DIMS, TINY, as_state, assert_close, batch, optimizer_for, small_net
+from nets import BATCH, HIDDEN_DIMS, TINY, as_state, assert_close, assert_layers_are, batch, optimizer_for, small_net
 from test_config import composed
 
 from src.classify import class_scores
@@ -65,12 +65,7 @@ def test_both_updates_are_those_of_numpy(decay_in_momentum, temperature, peer_no
     def compare(figures: dict[str, torch.Tensor], losses: dict[str, float | list]) -> None:
         for name, expected in losses.items():
             assert_close(figures[name], expected)
-        for index, layer in enumerate(model.layers):
-            assert_close(layer.weight, state.weights[index])
-            assert_close(layer.bias, state.biases[index])
-            assert_close(layer.mean_activity, state.means[index])
-            assert_close(-layer.weight.grad, state.smooth_weights[index])
-            assert_close(-layer.bias.grad, state.smooth_biases[index])
+        assert_layers_are(model, state)
         for rule, weight in readout_weights(model).items():
             assert_close(weight, readouts[rule].weight)
             assert_close(-weight.grad, readouts[rule].smooth)
