@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from nets import optimizer_for, small_net
 from test_config import composed
+from torch import nn
 
 import src.experiment
 import src.layers
@@ -19,9 +20,10 @@ from src import fast
 from src.config import ConfigError
 from src.cuda_graph import WARM_UPS, GraphedUpdate
 from src.data import Examples
-from src.experiment import NEGATIVE_LABELS, build_phases, run
+from src.experiment import build_model, build_phases, run
 from src.layers import FFLayer, logistic_loss
 from src.model import FFNet
+from src.samples import hard_negative_labels
 from src.train import Phase, gain_of, train_epochs, train_step
 
 COUNT, BATCH = 25, 10  # the last batch of an epoch has five examples
@@ -146,28 +148,13 @@ def test_phases_follow_one_another(examples):
         gain_of(phases, 6)
 
 
-def training(
-    examples: Examples,
-    step: Callable = train_step,
-    epochs: int = 4,
-    batch_size: int = BATCH // 2,
-    negatives: str = "hard",
-    cuda_graph: bool = False,
-) -> tuple[FFNet, Iterator[dict[str, torch.Tensor]]]:
-    """A net on the examples' device, and its epochs."""
-    device = examples.labels.device
-    model = net().to(device)
-    optimizer, generator = optimizer_for(model), torch.Generator(device).manual_seed(0)
-    draw = partial(NEGATIVE_LABELS[negatives], generator=generator)
-    phases = [Phase(epochs, optimizer, partial(step, model, optimizer, draw_negative_labels=draw))]
-    options = dict(batch_size=batch_size, max_shift=1, generator=generator, cuda_graph=cuda_graph)
-    return model, train_epochs(phases, examples, **options)
-
-
-def trained(examples: Examples, step: Callable, **options) -> tuple[FFNet, list[dict[str, torch.Tensor]]]:
+def trained(examples: Examples, step: Callable, epochs: int = 4) -> tuple[FFNet, list[dict[str, torch.Tensor]]]:
     """A net after a few epochs, and the epochs' figures."""
-    model, epochs = training(examples, step, **options)
-    return model, list(epochs)
+    model, generator = net(), torch.Generator().manual_seed(0)
+    optimizer = optimizer_for(model)
+    draw = partial(hard_negative_labels, generator=generator)
+    phases = [Phase(epochs, optimizer, partial(step, model, optimizer, draw_negative_labels=draw))]
+    return model, list(train_epochs(phases, examples, batch_size=BATCH // 2, max_shift=1, generator=generator))
 
 
 def assert_same_training(ours: tuple, theirs: tuple) -> None:
@@ -254,18 +241,45 @@ def test_every_batch_is_trained_on_once_whether_replayed_or_not(monkeypatch):
     assert seen == [batch.tolist() for batch in batches]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-@pytest.mark.parametrize("step", [train_step, fast.train_step], ids=["plain", "fast"])
-def test_a_cuda_graph_trains_as_single_launches_do(examples, step):
-    examples = Examples(examples.images.cuda(), examples.labels.cuda())
-    assert_same_training(trained(examples, step=step, cuda_graph=True), trained(examples, step=step))
+WAYS = {  # to train: every step of src/, on a small net
+    "fast": "",
+    "plain": "training.step=plain",
+    "uniform negatives": "training.negatives=uniform",
+    "backprop": "method=backprop",
+    "unsupervised": "method=unsupervised",
+    "local receptive fields": "method=unsupervised model.grids=[3,2] model.hidden_dims=[36,20]",
+    "recurrent": "method=recurrent",
+}
+
+
+def epochs_as(overrides: str, examples: Examples, *, batch_size: int, cuda_graph: bool) -> tuple[nn.Module, Iterator]:
+    """The net that a configuration describes, on the examples' device, and its epochs: three of every phase."""
+    config = composed(
+        "model.hidden_dims=[20,12]", "training.epochs=3", "unsupervised.readout_epochs=3", *overrides.split()
+    )
+    device = examples.labels.device
+    model, generator = build_model(config, torch.float32).to(device), torch.Generator(device).manual_seed(0)
+    phases = build_phases(config, model, examples, generator)
+    options = dict(batch_size=batch_size, max_shift=1, generator=generator, cuda_graph=cuda_graph)
+    return model, train_epochs(phases, examples, **options)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-@pytest.mark.parametrize("negatives", ["hard", "uniform"])
-def test_the_host_never_waits_within_an_epoch(examples, negatives):
+@pytest.mark.parametrize("overrides", WAYS.values(), ids=WAYS)
+def test_a_cuda_graph_trains_as_single_launches_do(examples, overrides):
     examples = Examples(examples.images.cuda(), examples.labels.cuda())
-    _, epochs = training(examples, fast.train_step, batch_size=BATCH, negatives=negatives)
+    trainings = []
+    for graph in (True, False):
+        model, epochs = epochs_as(overrides, examples, batch_size=BATCH // 2, cuda_graph=graph)
+        trainings.append((model, list(epochs)))
+    assert_same_training(*trainings)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("overrides", WAYS.values(), ids=WAYS)
+def test_the_host_never_waits_within_an_epoch(examples, overrides):
+    examples = Examples(examples.images.cuda(), examples.labels.cuda())
+    _, epochs = epochs_as(overrides, examples, batch_size=BATCH, cuda_graph=False)
     next(epochs)  # what is done once only may wait
     torch.cuda.set_sync_debug_mode("error")
     try:
