@@ -28,14 +28,19 @@ def significant(sizes: Tensor) -> Tensor:
 
 
 def add_weight_gradient(grad: Tensor, dz: Tensor, x: Tensor, dtype: torch.dtype) -> None:
-    """grad += dz^T x ([d_out, d_in], [B, d_out], [B, d_in]), multiplied in `dtype`, or in fp32 where that is faster."""
-    if not torch.compiler.is_compiling() and len(dz) <= FEW_CASES:  # a compiled graph has no such branch
+    """grad += dz^T x ([d_out, d_in], [B, d_out], [B, d_in]), multiplied in `dtype`, or in fp32 where that is faster.
+
+    With a dimension before those, one product for each of its indices.
+    """
+    if not torch.compiler.is_compiling() and dz.shape[-2] <= FEW_CASES:  # a compiled graph has no such branch
         dtype = grad.dtype
     dz, x = dz.to(dtype), x.to(dtype)
-    if dtype == grad.dtype:
-        grad.addmm_(dz.T, x)
+    if dtype != grad.dtype:
+        grad.add_(dz.mT @ x)
+    elif grad.dim() == 2:
+        grad.addmm_(dz.mT, x)
     else:
-        grad.add_(dz.T @ x)
+        grad.baddbmm_(dz.mT, x)
 
 
 class _Linear(torch.autograd.Function):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from src.data import SIDE
 from src.layers import FFLayer
-from src.linear import significant
+from src.linear import add_weight_gradient, significant
 
 
 class LocalFFLayer(FFLayer):
@@ -114,13 +114,10 @@ class _LocalLinear(torch.autograd.Function):
         cases = significant(dz.abs().amax(dim=1))
         dz, patches = dz.index_select(0, cases), patches.index_select(1, cases)
         # Contiguous, because a batched product of a strided operand is slow.
-        dz = by_location(dz, len(weight)).to(dtype, memory_format=torch.contiguous_format).mT
+        dz = by_location(dz, len(weight)).contiguous()
         if weight.grad is None:
-            return dpatches, torch.bmm(dz, patches).to(weight.dtype)
-        if dtype == weight.grad.dtype:
-            weight.grad.baddbmm_(dz, patches)
-        else:
-            weight.grad.add_(torch.bmm(dz, patches))
+            return dpatches, torch.bmm(dz.to(dtype).mT, patches).to(weight.dtype)
+        add_weight_gradient(weight.grad, dz, patches, dtype)
         return dpatches, None
 
 

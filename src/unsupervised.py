@@ -32,16 +32,15 @@ class UnsupervisedFFNet(FFNet):
         Rules: "one_pass" (layers 2..L, the paper's), "one_pass_all_layers" (the first included) and
         "one_pass_layer_1".. (one layer alone).
         """
-        features = [length_normalise(h) for h in activities]
+        dims = [h.shape[1] for h in activities]
+        features = torch.cat([length_normalise(h) for h in activities], dim=1).to(self.matmul_dtype)  # for all at once
         weights = {
-            "one_pass": (features[1:], self.readout_weight),
+            "one_pass": (features[:, dims[0] :], self.readout_weight),
             "one_pass_all_layers": (features, self.readout_all_layers_weight),
         }
-        for layer, weight in enumerate(self.readout_layer_weights, start=1):
-            weights[f"one_pass_layer_{layer}"] = ([features[layer - 1]], weight)
-        return {
-            rule: linear(torch.cat(read, dim=1), weight, self.matmul_dtype) for rule, (read, weight) in weights.items()
-        }
+        read = zip(features.split(dims, dim=1), self.readout_layer_weights, strict=True)
+        weights |= {f"one_pass_layer_{layer}": pair for layer, pair in enumerate(read, start=1)}
+        return {rule: linear(x, weight, self.matmul_dtype) for rule, (x, weight) in weights.items()}
 
 
 def train_step(
