@@ -260,8 +260,8 @@ def test_runs_of_every_method_stand_in_one_table(tmp_path, command):
 
 def test_published_errors_of_the_other_methods(tmp_path, command):
     dims = [2000] * 4
-    rates = {f"training__{key}learning_rate": 0.3 for key in ("", "readout_")}
-    decays = {f"training__{key}weight_decay": 0.0003 for key in ("", "readout_")}
+    rates = {f"training__{key}learning_rate": 1.0 for key in ("", "readout_")}
+    decays = {f"training__{key}weight_decay": 0.0005 for key in ("", "readout_")}
     write_method(tmp_path / "a", "backprop", training__epochs=20, data__validation_images=0, **rates, **decays)
     write_method(tmp_path / "b", "unsupervised", model__hidden_dims=dims, training__negatives="uniform")
     local = {"name": "local_receptive_fields", "model__hidden_dims": [2048, 1980, 2048], "training__epochs": 60}
