@@ -18,7 +18,8 @@ measure() { # FOLDER OVERRIDE...
 
 for seed in 0 1 2 3 4; do
     measure "quick/seed$seed" experiment=quick seed="$seed"
-    measure "fast/seed$seed" experiment=fast seed="$seed"
+    measure "fast/seed$seed" experiment=fast precision=fp32 seed="$seed"
+    measure "fast_bf16/seed$seed" experiment=fast precision=bf16 seed="$seed"
     for experiment in backprop local_receptive_fields; do
         OMP_NUM_THREADS=1 measure "$experiment/seed$seed" experiment="$experiment" data.validation_images=0 seed="$seed"
     done
