@@ -134,6 +134,12 @@ def step_figures(positive: Tensor, negative: Tensor, readout_loss: Tensor) -> di
     }
 
 
+def readout_figures(readout_loss: Tensor, count: int) -> dict[str, Tensor]:
+    """What a step that trains no layer by itself returns, of the mean read-out loss over `count` images."""
+    no_layer = readout_loss.new_zeros(0, count)
+    return step_figures(no_layer, no_layer, readout_loss.detach())
+
+
 class Diverged(RuntimeError):
     """A loss is no longer a finite number. The message names it."""
 
@@ -213,7 +219,7 @@ def _train_phase(
 ) -> Iterator[dict[str, Tensor]]:
     totals: dict[str, Tensor] = {}
 
-    def update(batch: Tensor) -> None:
+    def update_from(batch: Tensor) -> None:
         images = to_unit(jitter(examples.images[batch], max_shift=max_shift, generator=generator))
         sums = phase.step(images, examples.labels[batch])
         if batch.device.type == "cpu":
@@ -223,7 +229,7 @@ def _train_phase(
                 totals[name] = torch.zeros_like(value)
             totals[name] += value
 
-    run = GraphedUpdate(update, generator) if cuda_graph else update
+    run = GraphedUpdate(update_from, generator) if cuda_graph else update_from
     for epoch in range(first_epoch, phase.epochs + 1):
         set_gain(phase.optimizer, gain(epoch, phase.epochs))
         for batch in shuffled_batches(n=len(examples), batch_size=batch_size, generator=generator):

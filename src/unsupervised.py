@@ -14,7 +14,7 @@ from src.layers import FFLayer, length_normalise
 from src.linear import linear
 from src.model import FFNet
 from src.samples import NUM_CLASSES
-from src.train import step_figures, update
+from src.train import readout_figures, step_figures, update
 
 
 class UnsupervisedFFNet(FFNet):
@@ -74,8 +74,7 @@ def readout_step(
         activities = model.activities(images)
     readout_losses = cross_entropies(model, activities, labels)
     update(optimizer, list(readout_losses.values()))
-    no_layer = images.new_zeros(0, len(images))
-    return step_figures(no_layer, no_layer, readout_losses["one_pass"].detach())
+    return readout_figures(readout_losses["one_pass"], len(images))
 
 
 def cross_entropies(model: UnsupervisedFFNet, activities: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
