@@ -227,10 +227,10 @@ class Config:
             f"leaves a batch of one of {images} training images, and a hybrid needs two",
         )
         _check(
-            not self.training.compile or self.method == "supervised",
+            not self.training.compile or self.method != "backprop",
             "training.compile",
             self.training.compile,
-            f"needs method=supervised, not {self.method}",
+            "of no use to method=backprop",
         )
         _check_choice("device", self.device, "auto", "cpu", "cuda", "mps")
         _check_choice("precision", self.precision, "auto", *PRECISIONS)

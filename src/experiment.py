@@ -36,8 +36,8 @@ from src.local import local_layers
 from src.model import FFNet, dense_layers
 from src.recurrent import RecurrentFFNet
 from src.runlog import RunLog, provenance, read_result, write_json
-from src.samples import blurring, hard_negative_labels, hybrids, random_masks, uniform_negative_labels
-from src.train import Diverged, Phase, gain_of, make_optimizer, train_epochs, train_step
+from src.samples import NUM_CLASSES, blurring, hard_negative_labels, hybrids, random_masks, uniform_negative_labels
+from src.train import Diverged, Phase, Step, gain_of, make_optimizer, train_epochs, train_step
 from src.unsupervised import UnsupervisedFFNet
 
 log = logging.getLogger(__name__)
@@ -263,22 +263,28 @@ def build_phases(config: Config, model: nn.Module, train: Examples, generator: t
     draw = partial(NEGATIVE_LABELS[config.training.negatives], generator=generator)
     epochs = config.training.epochs
     if config.method == "supervised":
-        step = choose_step(config, model, optimizer, train)
+        step = choose_step(
+            config, train_step, fast.train_step, model, optimizer, train, lambda _, labels: (labels + 1) % NUM_CLASSES
+        )
         return [Phase(epochs, optimizer, partial(step, model, optimizer, draw_negative_labels=draw))]
     if config.method == "backprop":
         return [Phase(epochs, optimizer, partial(backprop.train_step, model, optimizer))]
     if config.method == "recurrent":
-        return [Phase(epochs, optimizer, partial(recurrent.train_step, model, optimizer, draw_negative_labels=draw))]
+        step = compiled(recurrent.train_step) if config.training.compile else recurrent.train_step
+        return [Phase(epochs, optimizer, partial(step, model, optimizer, draw_negative_labels=draw))]
 
     blur = blurring(SIDE, config.unsupervised.blurs).to(generator.device)
 
     def make_negatives(images: Tensor) -> Tensor:
         return hybrids(images, random_masks(len(images), blur, generator))
 
+    step = choose_step(
+        config, unsupervised.train_step, fast.unsupervised_step, model, optimizer, train, lambda images: images.flip(1)
+    )
     readouts = [(name, parameter) for name, parameter in model.named_parameters() if name.startswith("readout")]
     readout_optimizer = build_optimizer(config, readouts)
     return [
-        Phase(epochs, optimizer, partial(unsupervised.train_step, model, optimizer, make_negatives=make_negatives)),
+        Phase(epochs, optimizer, partial(step, model, optimizer, make_negatives=make_negatives)),
         Phase(
             config.unsupervised.readout_epochs,
             readout_optimizer,
@@ -288,24 +294,42 @@ def build_phases(config: Config, model: nn.Module, train: Examples, generator: t
 
 
 def choose_step(
-    config: Config, model: FFNet, optimizer: torch.optim.SGD, train: Examples
-) -> Callable[..., dict[str, Tensor]]:
-    """The supervised update that `training.step` names; the fast one only if it does what the plain one does."""
+    config: Config,
+    plain_step: Step,
+    fast_step: Step,
+    model: FFNet,
+    optimizer: torch.optim.SGD,
+    train: Examples,
+    negatives: Callable[..., Tensor],
+) -> Step:
+    """The update that `training.step` names; the fast one only if it does what the plain one does on a batch.
+
+    Args:
+        negatives: the last argument of both steps for that batch; draws nothing.
+    """
     if config.training.step == "plain":
-        return train_step
+        return plain_step
     sample = slice(config.training.batch_size)
-    differing = fast.differs_from_plain(model, optimizer, to_unit(train.images[sample]), train.labels[sample])
+    images, labels = to_unit(train.images[sample]), train.labels[sample]
+    differing = fast.differs(fast_step, plain_step, model, optimizer, images, labels, negatives)
     if differing:
         raise ConfigError(
-            f"training.step=fast: src/fast.py does not do what src/train.py and src/layers.py say ({differing} "
-            "differs); use training.step=plain, or change src/fast.py too"
+            f"training.step=fast: src/fast.py does not do what {plain_step.__module__.replace('.', '/')}.py and "
+            f"src/layers.py say ({differing} differs); use training.step=plain, or change src/fast.py too"
         )
-    if not config.training.compile:
-        return fast.train_step
+    return compiled(fast_step) if config.training.compile else fast_step
+
+
+def compiled(step: Step) -> Step:
+    """As `fast.compiled`, of which it asks whether it can be had here.
+
+    Raises:
+        ConfigError: there is no C++ compiler.
+    """
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # what torch looks for
     if not shutil.which(compiler):
         raise ConfigError(f"training.compile=true: there is no {compiler}; install a C++ compiler, or name one in CXX")
-    return fast.compiled_step()
+    return fast.compiled(step)
 
 
 def build_model(config: Config, matmul_dtype: torch.dtype) -> nn.Module:

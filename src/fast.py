@@ -1,7 +1,9 @@
-"""The update of `src/train.py` with its gradients written out: the same numbers up to rounding, in less time.
+"""The updates of `src/train.py` and `src/unsupervised.py` with their gradients written out: the same numbers up to
+rounding, in less time.
 
-What it spares:
-- in the first layer, the three passes of a batch differ in ten pixels and a scale: the image's part is multiplied once;
+What they spare:
+- in the first layer, the three supervised passes of a batch differ in ten pixels and a scale: the image's part is
+  multiplied once;
 - on the CPU, cases whose derivative vanishes are left out before anything is computed from them;
 - autograd's temporaries, and all but one cast of the weights to bf16.
 """
@@ -15,9 +17,11 @@ from torch import Tensor
 
 from src import train
 from src.layers import FFLayer, goodness, length_normalise, root_mean_square
-from src.linear import add_weight_gradient, significant
+from src.linear import add_weight_gradient, linear, significant
+from src.local import LocalFFLayer, by_location
 from src.model import FFNet
 from src.samples import NUM_CLASSES, embed, embed_label, embed_neutral
+from src.unsupervised import UnsupervisedFFNet
 
 
 @torch.no_grad()
@@ -29,7 +33,7 @@ def train_step(
     draw_negative_labels: Callable[[Tensor, Tensor], Tensor],
 ) -> dict[str, Tensor]:
     """One update from a mini-batch: arguments and result are those of `src.train.train_step`."""
-    dtype, size = model.matmul_dtype, len(labels)
+    dtype = model.matmul_dtype
     first_layer, *upper_layers = model.layers
     first_weight, *upper_weights = (layer.weight.to(dtype) for layer in model.layers)
     # W_1 n(x) = (W_image x_image + W_code x_code) / rms(x): the first product serves all three passes.
@@ -42,15 +46,14 @@ def train_step(
     for layer, weight in zip(upper_layers, upper_weights, strict=True):
         h = activity(layer, length_normalise(h), weight)
         features.append(length_normalise(h))
-    features = torch.cat(features, dim=1)
-    logits = F.linear(features.to(dtype), model.readout_weight.to(dtype)).float()
+    features = torch.cat(features, dim=1).to(dtype)
+    logits = linear(features, model.readout_weight, dtype)
     readout_loss = F.cross_entropy(logits, labels)
     negative_labels = draw_negative_labels(logits, labels)
 
     # Positive and negative pass, and every gradient as soon as it is known.
     share = train.age_gradients(optimizer)
-    d_logits = (logits.softmax(dim=1) - F.one_hot(labels, NUM_CLASSES)) * (share / size)
-    add_weight_gradient(model.readout_weight.grad, d_logits, features, dtype)
+    add_readout_gradient(model.readout_weight, logits, labels, features, share)
     x = torch.cat([embed_label(images, labels), embed_label(images, negative_labels)])  # [2B, d_0]
     h = first_activity(first_layer, x, image_product.repeat(2, 1))
     goodness_logits = [add_local_gradient(first_layer, length_normalise(x), h, share)]
@@ -64,11 +67,42 @@ def train_step(
     return train.step_figures(positive, negative, readout_loss)
 
 
-def compiled_step(backend: str = "inductor") -> Callable[..., dict[str, Tensor]]:
-    """`train_step` with its elementwise work fused by torch.compile: it takes half a minute to start on a CPU."""
+@torch.no_grad()
+def unsupervised_step(
+    model: UnsupervisedFFNet,
+    optimizer: torch.optim.SGD,
+    images: Tensor,
+    labels: Tensor,
+    make_negatives: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """One update from a mini-batch: arguments and result are those of `src.unsupervised.train_step`."""
+    h = torch.cat([images, make_negatives(images)])  # [2B, d_0]
+    share = train.age_gradients(optimizer)
+    goodness_logits, activities = [], []
+    for layer in model.layers:
+        n = length_normalise(h)
+        h = layer.total_input(n).relu_()
+        goodness_logits.append(add_local_gradient(layer, n, h, share))
+        activities.append(h[: len(images)])
+    readout_losses = {}
+    for rule, (features, weight) in model.readout_inputs(activities).items():
+        logits = linear(features, weight, model.matmul_dtype)
+        add_readout_gradient(weight, logits, labels, features, share)
+        readout_losses[rule] = F.cross_entropy(logits, labels)
+    optimizer.step()
+
+    positive, negative = torch.stack(goodness_logits).chunk(2, dim=1)  # each [L, B]
+    return train.step_figures(positive, negative, readout_losses["one_pass"])
+
+
+def compiled(step: train.Step, backend: str = "inductor") -> train.Step:
+    """A step that writes its gradients out, with its elementwise work fused by torch.compile.
+
+    It takes half a minute or more to start on a CPU.
+    """
     # `significant` does not break the graph then, and one graph serves any number of cases: a resumed run has the same.
     torch._dynamo.config.capture_dynamic_output_shape_ops = True
-    return torch.compile(train_step, backend=backend)
+    return torch.compile(step, backend=backend)
 
 
 def activity(layer: FFLayer, n: Tensor, weight: Tensor) -> Tensor:
@@ -101,22 +135,46 @@ def add_local_gradient(layer: FFLayer, n: Tensor, h: Tensor, share: float) -> Te
     # The peer normalisation is one case more: the mean of the positives.
     dz = torch.cat([dz, -layer.peer_pull(h[:size])[None]]) * share
     x = torch.cat([n.index_select(0, cases), n[:size].mean(dim=0, keepdim=True)])
-    add_weight_gradient(layer.weight.grad, dz, x, layer.matmul_dtype)
     layer.bias.grad.add_(dz.sum(dim=0))
+    if isinstance(layer, LocalFFLayer):  # contiguous, because a batched product of a strided operand is slow
+        dz, x = by_location(dz, len(layer.weight)).contiguous(), layer.patches(x.to(layer.matmul_dtype))
+    add_weight_gradient(layer.weight.grad, dz, x, layer.matmul_dtype)
     return logits
 
 
-def differs_from_plain(model: FFNet, optimizer: torch.optim.SGD, images: Tensor, labels: Tensor) -> str | None:
-    """What this `train_step` computes otherwise than that of `src.train`: the name of a gradient or figure, or None.
+def add_readout_gradient(weight: Tensor, logits: Tensor, labels: Tensor, features: Tensor, share: float) -> None:
+    """Adds `share` of the gradient of a read-out's mean cross-entropy to what is in `weight.grad` ([10, d]).
 
-    A run asks before it trains, so that whoever changes the algorithm in src/layers.py or src/train.py does not go on
-    measuring the old one. Both steps are tried on copies, in fp32.
+    Args:
+        logits: [B, 10], from `features` ([B, d], in the dtype to multiply in).
+    """
+    d_logits = (logits.softmax(dim=1) - F.one_hot(labels, NUM_CLASSES)) * (share / len(labels))
+    add_weight_gradient(weight.grad, d_logits, features, features.dtype)
+
+
+def differs(
+    fast_step: train.Step,
+    plain_step: train.Step,
+    model: FFNet,
+    optimizer: torch.optim.SGD,
+    images: Tensor,
+    labels: Tensor,
+    negatives: Callable[..., Tensor],
+) -> str | None:
+    """What `fast_step` computes otherwise than `plain_step`: the name of a gradient or figure, or None.
+
+    A run asks before it trains, so that whoever changes the algorithm in src/layers.py, src/train.py or
+    src/unsupervised.py does not go on measuring the old one. Both steps are tried on copies, in fp32.
+
+    Args:
+        images: pixels in [0, 1] ([B, D]); labels: true classes ([B]).
+        negatives: the last argument of both steps; draws nothing.
     """
     outcomes = []
-    for step in (train.train_step, train_step):
+    for step in (plain_step, fast_step):
         copied_model, copied_optimizer = copy.deepcopy((model, optimizer))
-        make_everything_matter(copied_model, images, labels)
-        figures = step(copied_model, copied_optimizer, images, labels, lambda _, labels: (labels + 1) % NUM_CLASSES)
+        make_everything_matter(copied_model, images)
+        figures = step(copied_model, copied_optimizer, images, labels, negatives)
         del figures["pairs_ordered_wrongly"]  # rounding may settle a near tie otherwise
         gradients = {name: parameter.grad for name, parameter in copied_model.named_parameters()}
         outcomes.append(gradients | dict(copied_model.named_buffers()) | figures)
@@ -128,9 +186,9 @@ def differs_from_plain(model: FFNet, optimizer: torch.optim.SGD, images: Tensor,
 
 
 @torch.no_grad()
-def make_everything_matter(model: FFNet, images: Tensor, labels: Tensor) -> None:
+def make_everything_matter(model: FFNet, images: Tensor) -> None:
     """Puts a new net where every part of the algorithm shows in one step: goodness near the threshold, so that neither
-    positives nor negatives have a probability of 0 or 1, and running means and a read-out that are not uniform.
+    positives nor negatives have a probability of 0 or 1, and running means and read-outs that are not uniform.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -138,13 +196,14 @@ def make_everything_matter(model: FFNet, images: Tensor, labels: Tensor) -> None
         return torch.rand(like.shape, generator=generator).to(like.device)
 
     model.matmul_dtype = torch.float32
-    x = embed_label(images, labels)
+    x = images
     for layer in model.layers:
         layer.matmul_dtype = torch.float32
         h = layer(x)
         layer.weight.mul_((max(layer.theta, 1.0) / goodness(h).mean().clamp_min(1e-12)).sqrt())
         layer.mean_activity.copy_(noise(layer.mean_activity))
         x = h
-    model.readout_weight.copy_(noise(model.readout_weight) / model.readout_weight.shape[1] ** 0.5)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
+        if name.startswith("readout"):
+            parameter.copy_(noise(parameter) / parameter.shape[1] ** 0.5)
         parameter.grad = torch.zeros_like(parameter)

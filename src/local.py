@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from src.data import SIDE
 from src.layers import FFLayer
-from src.linear import add_weight_gradient, significant
 
 
 class LocalFFLayer(FFLayer):
@@ -93,32 +92,8 @@ def local_linear(patches: Tensor, weight: Tensor) -> Tensor:
     Returns:
         [B, locations * channels].
     """
-    return _LocalLinear.apply(patches, weight)
-
-
-class _LocalLinear(torch.autograd.Function):
-    """As `_Linear` in src/linear.py: backward leaves out cases that do not count, and adds to the gradient in place."""
-
-    @staticmethod
-    def forward(ctx, patches: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(patches, weight)
-        z = torch.bmm(patches, weight.to(patches.dtype).mT)  # [locations, B, channels]
-        return z.transpose(0, 1).to(weight.dtype, memory_format=torch.contiguous_format).flatten(1)
-
-    @staticmethod
-    def backward(ctx, dz: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        patches, weight = ctx.saved_tensors
-        dtype, dpatches = patches.dtype, None
-        if ctx.needs_input_grad[0]:  # never in Forward-Forward training
-            dpatches = torch.bmm(by_location(dz, len(weight)).to(dtype), weight.to(dtype))
-        cases = significant(dz.abs().amax(dim=1))
-        dz, patches = dz.index_select(0, cases), patches.index_select(1, cases)
-        # Contiguous, because a batched product of a strided operand is slow.
-        dz = by_location(dz, len(weight)).contiguous()
-        if weight.grad is None:
-            return dpatches, torch.bmm(dz.to(dtype).mT, patches).to(weight.dtype)
-        add_weight_gradient(weight.grad, dz, patches, dtype)
-        return dpatches, None
+    z = torch.bmm(patches, weight.to(patches.dtype).mT)  # [locations, B, channels]
+    return z.transpose(0, 1).to(weight.dtype, memory_format=torch.contiguous_format).flatten(1)
 
 
 def by_location(z: Tensor, locations: int) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from src.fast import add_readout_gradient
 from src.layers import FFLayer, goodness, length_normalise, logistic_loss
 from src.linear import add_weight_gradient, linear, significant
 from src.samples import NUM_CLASSES
@@ -174,17 +175,16 @@ def train_step(
 
     The bottom-up pass trains the read-out and says which wrong labels are hard; positives and negatives start from it.
     """
-    size, dtype = len(labels), net.matmul_dtype
+    size = len(labels)
     states = net.bottom_up(images)
-    x = features(states)
-    logits = linear(x, net.readout_weight, dtype)
+    x = features(states).to(net.matmul_dtype)
+    logits = linear(x, net.readout_weight, net.matmul_dtype)
     negative_labels = draw_negative_labels(logits, labels)
     iterations = net.settle(images, torch.cat([labels, negative_labels]), [h.repeat(2, 1) for h in states])
     learning = list(iterations)[net.first_learning_iteration - 1 :]
 
     share = age_gradients(optimizer)  # g <- 0.9 g + 0.1 gradient
-    d_logits = (logits.softmax(dim=1) - F.one_hot(labels, NUM_CLASSES)) * (share / size)
-    add_weight_gradient(net.readout_weight.grad, d_logits, x, dtype)
+    add_readout_gradient(net.readout_weight, logits, labels, x, share)
     goodness_logits = [
         add_local_gradient(layer, over_time, size=size, damping=net.damping, share=share)
         for layer, over_time in zip(net.layers, zip(*learning, strict=True), strict=True)

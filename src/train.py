@@ -16,6 +16,8 @@ from src.layers import logistic_loss
 from src.model import FFNet
 from src.samples import embed_label, embed_neutral
 
+Step = Callable[..., dict[str, Tensor]]  # an update from a mini-batch, as `train_step`
+
 
 def gain(epoch: int, epochs: int) -> float:
     """Factor of all learning rates in `epoch` of 1..`epochs`: 1 for the first half, then linear towards zero."""

@@ -27,20 +27,24 @@ class UnsupervisedFFNet(FFNet):
         self.readout_layer_weights = nn.ParameterList(nn.Parameter(torch.zeros(NUM_CLASSES, dim)) for dim in dims)
 
     def readouts(self, activities: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The logits of every read-out ([B, 10]) by rule, from detached activities of all layers (L tensors [B, d_l]).
+        """The logits of every read-out ([B, 10]) by rule, from detached activities of all layers (each [B, d_l])."""
+        inputs = self.readout_inputs(activities)
+        return {rule: linear(x, weight, self.matmul_dtype) for rule, (x, weight) in inputs.items()}
+
+    def readout_inputs(self, activities: Sequence[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """What every read-out sees of the activities ([B, d], in the dtype of the products), and its weights, by rule.
 
         Rules: "one_pass" (layers 2..L, the paper's), "one_pass_all_layers" (the first included) and
         "one_pass_layer_1".. (one layer alone).
         """
         dims = [h.shape[1] for h in activities]
         features = torch.cat([length_normalise(h) for h in activities], dim=1).to(self.matmul_dtype)  # for all at once
-        weights = {
+        inputs = {
             "one_pass": (features[:, dims[0] :], self.readout_weight),
             "one_pass_all_layers": (features, self.readout_all_layers_weight),
         }
         read = zip(features.split(dims, dim=1), self.readout_layer_weights, strict=True)
-        weights |= {f"one_pass_layer_{layer}": pair for layer, pair in enumerate(read, start=1)}
-        return {rule: linear(x, weight, self.matmul_dtype) for rule, (x, weight) in weights.items()}
+        return inputs | {f"one_pass_layer_{layer}": pair for layer, pair in enumerate(read, start=1)}
 
 
 def train_step(

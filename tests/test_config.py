@@ -102,7 +102,7 @@ def test_every_experiment_file_says_how_to_run_it(experiment):
         ("experiment=papier", "there is no experiment/papier.yaml; there are "),
         ("training.epochs", "missing EQUAL"),
         ("method=adam", "method=adam: must be one of supervised, backprop, unsupervised, recurrent"),
-        ("method=backprop training.compile=true", "training.compile=True: needs method=supervised, not backprop"),
+        ("method=backprop training.compile=true", "training.compile=True: of no use to method=backprop"),
         ("unsupervised.blurs=-1", "unsupervised.blurs=-1: must be at least 0"),
         ("unsupervised.readout_epochs=-1", "unsupervised.readout_epochs=-1: must be at least 0"),
         ("recurrent.weight_gain=-0.7", "recurrent.weight_gain=-0.7: must be at least 0"),

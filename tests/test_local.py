@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from src import fast, unsupervised
 from src.checkpoint import load_model, save_model
 from src.layers import FFLayer
 from src.local import LocalFFLayer, local_layers, local_linear
-from src.train import make_optimizer
-from src.unsupervised import UnsupervisedFFNet, train_step
+from src.train import Step, make_optimizer
+from src.unsupervised import UnsupervisedFFNet
 
 RATES = dict(learning_rate=0.05, weight_decay=0.02, readout_learning_rate=0.1, readout_weight_decay=0.03)
 PEER, THRESHOLD, TEMPERATURE = 0.03, 0.5, 2.0  # at this threshold neither positives nor negatives are all certain
@@ -37,7 +38,9 @@ def images(seed: int, count: int = 5) -> torch.Tensor:
     return torch.rand(count, 784, generator=torch.Generator().manual_seed(seed))
 
 
-def one_step(model: UnsupervisedFFNet, optimizer: torch.optim.SGD, seed: int = 0) -> None:
+def one_step(
+    model: UnsupervisedFFNet, optimizer: torch.optim.SGD, seed: int = 0, train_step: Step = fast.unsupervised_step
+) -> None:
     positive, negative = (images(2 * seed + part, 20).to(model.readout_weight.device) for part in (0, 1))
     train_step(model, optimizer, positive, torch.arange(20, device=positive.device) % 10, lambda _: negative)
 
@@ -137,11 +140,12 @@ def test_the_local_loss_against_numpy(index, shape):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_a_training_step_against_numpy():
+@pytest.mark.parametrize("train_step", [unsupervised.train_step, fast.unsupervised_step], ids=["plain", "fast"])
+def test_a_training_step_against_numpy(train_step):
     model = UnsupervisedFFNet(small_layers())
     before = [(layer.weight.detach().clone(), layer.bias.detach().clone(), [0.5]) for layer in model.layers]
     optimizer = optimizer_for(model)
-    one_step(model, optimizer)
+    one_step(model, optimizer, train_step=train_step)
     x = torch.cat([images(0, 20), images(1, 20)])
     for layer, (weight, bias, mean), shape in zip(model.layers, before, (FIRST, SECOND, THIRD), strict=True):
         _, _, x, weight_gradient, bias_gradient, mean = reference(x, weight, bias, mean * len(bias), shape)

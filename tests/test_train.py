@@ -16,7 +16,7 @@ from torch import nn
 import src.experiment
 import src.layers
 import src.train
-from src import fast
+from src import fast, unsupervised
 from src.config import ConfigError
 from src.cuda_graph import WARM_UPS, GraphedUpdate
 from src.data import Examples
@@ -25,6 +25,7 @@ from src.layers import FFLayer, logistic_loss
 from src.model import FFNet
 from src.samples import hard_negative_labels
 from src.train import Phase, gain_of, train_epochs, train_step
+from src.unsupervised import UnsupervisedFFNet
 
 COUNT, BATCH = 25, 10  # the last batch of an epoch has five examples
 
@@ -169,12 +170,6 @@ def test_the_fast_step_trains_like_the_plain_one(examples):
     assert_same_training(trained(examples, step=fast.train_step), trained(examples, step=train_step))
 
 
-def test_the_compiled_step_trains_like_the_fast_one(examples):
-    """Traced and run without generated code, which takes long to compile."""
-    compiled = trained(examples, step=fast.compiled_step(backend="aot_eager"), epochs=2)
-    assert_same_training(compiled, trained(examples, step=fast.train_step, epochs=2))
-
-
 CHANGES = {
     "negatives count twice": ("logistic_loss", lambda p, n: (F.softplus(-p) + 2 * F.softplus(n)).mean(-1) / 2),
     "no negatives": ("logistic_loss", lambda p, n: F.softplus(-p).mean(-1) / 2),
@@ -183,23 +178,34 @@ CHANGES = {
 }
 
 
+STEPS = {  # what a run compares: the steps, written out and plainly, their kind of net, their last argument
+    "supervised": (fast.train_step, train_step, FFNet, lambda _, labels: (labels + 1) % 10),
+    "unsupervised": (
+        fast.unsupervised_step, unsupervised.train_step, UnsupervisedFFNet, lambda images: images.flip(1)
+    ),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_changed_algorithm_is_told_from_the_fast_step(monkeypatch, examples, change, dtype):
+@pytest.mark.parametrize("method", STEPS)
+def test_a_changed_algorithm_is_told_from_the_fast_step(monkeypatch, examples, change, dtype, method):
     """At a real width, where a new net's negatives have no gradient at all, and in bf16."""
-    model = small_net(784, [400, 300], matmul_dtype=dtype)
+    fast_step, plain_step, kind, negatives = STEPS[method]
+    model = small_net(784, [400, 300], matmul_dtype=dtype, kind=kind)
     before = copy.deepcopy(model.state_dict())
-    arguments = (model, optimizer_for(model), examples.images / 255, examples.labels)
-    assert fast.differs_from_plain(*arguments) is None
+    arguments = (model, optimizer_for(model), examples.images / 255, examples.labels, negatives)
+    assert fast.differs(fast_step, plain_step, *arguments) is None
     monkeypatch.setattr(src.layers, *CHANGES[change])
-    assert fast.differs_from_plain(*arguments) is not None
+    assert fast.differs(fast_step, plain_step, *arguments) is not None
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())  # copies were trained
 
 
-def test_a_run_refuses_to_measure_the_old_algorithm(monkeypatch, tmp_path, mnist_root):
+@pytest.mark.parametrize("method", STEPS)
+def test_a_run_refuses_to_measure_the_old_algorithm(monkeypatch, tmp_path, mnist_root, method):
     plain_logit = FFLayer.logit
     monkeypatch.setattr(FFLayer, "logit", lambda self, h: 0.5 * plain_logit(self, h))
-    config = composed("model.hidden_dims=[8,8]", f"data.root={mnist_root}", "device=cpu")
+    config = composed("model.hidden_dims=[8,8]", f"method={method}", f"data.root={mnist_root}", "device=cpu")
     with pytest.raises(ConfigError, match=r"training\.step=plain"):
         run(config, tmp_path)
 
@@ -247,6 +253,7 @@ WAYS = {  # to train: every step of src/, on a small net
     "uniform negatives": "training.negatives=uniform",
     "backprop": "method=backprop",
     "unsupervised": "method=unsupervised",
+    "unsupervised, plain": "method=unsupervised training.step=plain",
     "local receptive fields": "method=unsupervised model.grids=[3,2] model.hidden_dims=[36,20]",
     "recurrent": "method=recurrent",
 }
@@ -262,6 +269,29 @@ def epochs_as(overrides: str, examples: Examples, *, batch_size: int, cuda_graph
     phases = build_phases(config, model, examples, generator)
     options = dict(batch_size=batch_size, max_shift=1, generator=generator, cuda_graph=cuda_graph)
     return model, train_epochs(phases, examples, **options)
+
+
+COMPILED = ["fast", "unsupervised", "local receptive fields", "recurrent"]
+
+
+@pytest.mark.parametrize("way", COMPILED)
+def test_compiled_steps_train_as_they_do_otherwise(monkeypatch, examples, way):
+    """Traced and run without generated code, which takes long to compile."""
+    asked = []
+
+    def traced(step):
+        asked.append(step)
+        return compiled(step, backend="aot_eager")
+
+    compiled = fast.compiled
+    monkeypatch.setattr(fast, "compiled", traced)
+    trainings = []
+    for compile in (True, False):
+        overrides = f"{WAYS[way]} training.compile={compile}"
+        model, epochs = epochs_as(overrides, examples, batch_size=BATCH // 2, cuda_graph=False)
+        trainings.append((model, [next(epochs) for _ in range(2)]))
+    assert len(asked) == 1
+    assert_same_training(*trainings)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

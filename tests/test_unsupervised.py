@@ -11,15 +11,19 @@ import torch
 from nets import BATCH, HIDDEN_DIMS, TINY, as_state, assert_close, assert_layers_are, batch, optimizer_for, small_net
 from test_config import composed
 
+from src import fast, unsupervised
 from src.classify import class_scores
 from src.config import ConfigError
 from src.data import Examples
 from src.experiment import build_model, build_phases
 from src.train import gain, make_optimizer, set_gain, train_epochs
-from src.unsupervised import UnsupervisedFFNet, cross_entropies, readout_step, train_step
+from src.unsupervised import UnsupervisedFFNet, cross_entropies, readout_step
 
 net = partial(small_net, kind=UnsupervisedFFNet)
 RULES = {"one_pass": [2, 3], "one_pass_all_layers": [1, 2, 3], **{f"one_pass_layer_{k}": [k] for k in (1, 2, 3)}}
+both_steps = pytest.mark.parametrize(
+    "train_step", [unsupervised.train_step, fast.unsupervised_step], ids=["plain", "fast"]
+)
 RATES = dict(learning_rate=0.05, weight_decay=0.02, readout_learning_rate=0.1, readout_weight_decay=0.03)
 
 
@@ -49,11 +53,14 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@both_steps
 @pytest.mark.parametrize("decay_in_momentum", [False, True])
 @pytest.mark.parametrize(
     ("temperature", "peer_normalisation", "peer_momentum", "momentum"), [(1.0, 0.03, 0.9, 0.9), (2.5, 0.2, 0.7, 0.5)]
 )
-def test_both_updates_are_those_of_numpy(decay_in_momentum, temperature, peer_normalisation, peer_momentum, momentum):
+def test_both_updates_are_those_of_numpy(
+    train_step, decay_in_momentum, temperature, peer_normalisation, peer_momentum, momentum
+):
     """Four of layers and read-outs together, then three of the read-outs alone."""
     model = net(temperature=temperature, peer_normalisation=peer_normalisation, peer_momentum=peer_momentum)
     state = as_state(model)
@@ -129,7 +136,8 @@ def test_the_read_outs_send_no_gradient_into_the_layers():
     assert all(parameter.grad is not None for parameter in model.layers.parameters())
 
 
-def test_labels_do_not_matter_to_the_layers():
+@both_steps
+def test_labels_do_not_matter_to_the_layers(train_step):
     models = [net(), net()]
     for shift, model in enumerate(models):
         optimizer = optimizer_for(model)
@@ -150,7 +158,8 @@ def test_start_values():
     assert widths == [9 + 13, 17 + 9 + 13, 17, 9, 13]
 
 
-def test_bf16_products_stay_near_fp32_and_keep_fp32_weights():
+@both_steps
+def test_bf16_products_stay_near_fp32_and_keep_fp32_weights(train_step):
     models = [net(matmul_dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
     for model in models:
         optimizer, readout_optimizer = optimizer_for(model), readout_optimizer_for(model)
