@@ -136,10 +136,19 @@ def add_local_gradient(layer: FFLayer, n: Tensor, h: Tensor, share: float) -> Te
     dz = torch.cat([dz, -layer.peer_pull(h[:size])[None]]) * share
     x = torch.cat([n.index_select(0, cases), n[:size].mean(dim=0, keepdim=True)])
     layer.bias.grad.add_(dz.sum(dim=0))
-    if isinstance(layer, LocalFFLayer):  # contiguous, because a batched product of a strided operand is slow
-        dz, x = by_location(dz, len(layer.weight)).contiguous(), layer.patches(x.to(layer.matmul_dtype))
-    add_weight_gradient(layer.weight.grad, dz, x, layer.matmul_dtype)
+    if isinstance(layer, LocalFFLayer):
+        add_local_weight_gradient(layer, dz, x)
+    else:
+        add_weight_gradient(layer.weight.grad, dz, x, layer.matmul_dtype)
     return logits
+
+
+@torch.compiler.disable  # the compiler cannot generate a batched product over a number of cases that it does not know
+def add_local_weight_gradient(layer: LocalFFLayer, dz: Tensor, n: Tensor) -> None:
+    """As `add_weight_gradient`, at every location (dz: [B, d_l], n: [B, d_{l-1}])."""
+    # Contiguous, because a batched product of a strided operand is slow.
+    dz = by_location(dz, len(layer.weight)).contiguous()
+    add_weight_gradient(layer.weight.grad, dz, layer.patches(n.to(layer.matmul_dtype)), layer.matmul_dtype)
 
 
 def add_readout_gradient(weight: Tensor, logits: Tensor, labels: Tensor, features: Tensor, share: float) -> None:
