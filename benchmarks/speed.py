@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch._inductor.config
 from torch.profiler import ProfilerActivity
 
 from benchmarks.plain import seconds_per_image
@@ -278,10 +279,14 @@ def measure_experiment(name: str, examples: Examples, precision: str, device: to
     """The first and the fifth short epoch of another method, beside its matrix products."""
     config, part = settings(f"experiment={name}"), subset(examples, EXPERIMENTS[name])
     rate = products_rate(config, PRECISIONS[precision], device)
-    training = Training(part, config, precision=precision, device=device)
-    seconds = [training.epoch_seconds() for _ in range(5)]
+
+    def epochs(config: Config) -> list[float]:
+        training = Training(part, config, precision=precision, device=device)
+        return [training.epoch_seconds() for _ in range(5)]
+
+    seconds = epochs(config)
     say(f"{name}: {rate / 1e9:.0f} GFLOP/s; {seconds[-1]:.2f} s for {len(part)} images")
-    return {
+    result = {
         "experiment": name,
         "net": net_name(config.model.hidden_dims),
         "images": len(part),
@@ -290,6 +295,10 @@ def measure_experiment(name: str, examples: Examples, precision: str, device: to
         "products_seconds": nominal_seconds(config, len(part), rate),
         "epoch_seconds": seconds,
     }
+    if config.method != "backprop":  # the first of these epochs with the compiler's start
+        result["compiled_epoch_seconds"] = epochs(settings(f"experiment={name}", "training.compile=true"))
+        say(f"  compiled: {result['compiled_epoch_seconds'][-1]:.2f} s")
+    return result
 
 
 def measure_plain_way(examples: Examples, device: torch.device) -> dict[str, float]:
@@ -369,6 +378,7 @@ def measure_growth(examples: Examples, precision: str, device: torch.device) -> 
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    torch._inductor.config.force_disable_caches = True  # what the compiler's start costs at first
     device = resolve_device(arguments.device)
     precision = resolve_precision("auto", device)
     examples, _, test = load_mnist(root=arguments.data_root, device=device, validation_images=0)
@@ -386,6 +396,24 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.growth:
         result["growth"] = measure_growth(examples, precision, device)
     return result
+
+
+def experiment_cells(row: dict[str, Any]) -> list[str]:
+    """Of one of the other methods' experiments, in the table of `tables`."""
+
+    def per_60000(seconds: float) -> str:
+        return f"{60_000 / row['images'] * seconds:.1f} s"
+
+    def share(seconds: float) -> str:
+        return f"{row['products_seconds'] / seconds:.0%}"
+
+    first, last = row["epoch_seconds"][0], row["epoch_seconds"][-1]
+    cells = [row["experiment"], row["net"], f"{row['products_gflops']:,.0f} GFLOP/s {row['precision']}"]
+    cells += [per_60000(first), per_60000(last), f"{share(first)} to {share(last)}"]
+    if "compiled_epoch_seconds" not in row:
+        return [*cells, "-", "-", "-"]
+    start, *_, last = row["compiled_epoch_seconds"]
+    return [*cells, f"{start - last:.0f} s", per_60000(last), share(last)]
 
 
 def tables(result: dict[str, Any]) -> str:
@@ -460,21 +488,10 @@ def tables(result: dict[str, Any]) -> str:
         others = ", ".join(f"{name} {ratio:.2f} x" for name, ratio in net["time_over_fast"].items())
         lines.append(f"Beside the fast step in a CUDA graph, {net['net']}: {others}.")
     if "experiments" in result:
+        header = ["experiment", "net", "matrix products", "first epoch, per 60,000 images", "epoch 5", "share"]
         lines.append(
             markdown(
-                ["experiment", "net", "matrix products", "first epoch, per 60,000 images", "epoch 5", "share"],
-                [
-                    [
-                        row["experiment"],
-                        row["net"],
-                        f"{row['products_gflops']:,.0f} GFLOP/s {row['precision']}",
-                        *(f"{60_000 / row['images'] * row['epoch_seconds'][index]:.1f} s" for index in (0, -1)),
-                        " to ".join(
-                            f"{row['products_seconds'] / row['epoch_seconds'][index]:.0%}" for index in (0, -1)
-                        ),
-                    ]
-                    for row in result["experiments"]
-                ],
+                [*header, "compiled: start", "epoch 5", "share"], list(map(experiment_cells, result["experiments"]))
             )
         )
     if "growth" in result:
