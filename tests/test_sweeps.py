@@ -39,9 +39,10 @@ def epochs_of(folder: Path) -> list[int]:
 
 def when_training(folders: list[Path], process: subprocess.Popen) -> Iterator[Path]:
     """Each folder, as soon as its run has done a second epoch."""
-    waiting = list(folders)
+    waiting, deadline = list(folders), time.monotonic() + 120
     while waiting:
         assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"{waiting} did not begin"
         for folder in waiting:
             if (folder / "main.log").exists() and "epoch 2/" in (folder / "main.log").read_text():
                 waiting.remove(folder)
@@ -131,7 +132,7 @@ def test_an_interrupted_joblib_sweep_saves_every_job(sent, status, tmp_path, mni
 
 
 SLURM = """
-import os, re, subprocess, sys
+import os, re, subprocess, sys, time
 from pathlib import Path
 
 tool, *arguments = sys.argv[1:]
@@ -158,8 +159,11 @@ elif tool == "task":  # one of the array, as often as it is put back into the qu
 elif tool == "srun":
     _, _, output, _, error, *command = arguments  # --unbuffered --output FILE --error FILE
     task = os.environ["SLURM_ARRAY_TASK_ID"]
+    output, error = (name.replace("%A", "7").replace("%a", task).replace("%t", "0") for name in (output, error))
+    while not list(Path(output).parent.glob("*_submitted.pkl")):  # which the launcher writes after sbatch has ended
+        time.sleep(0.05)
     for number, name in ((1, output), (2, error)):
-        file = open(name.replace("%A", "7").replace("%a", task).replace("%t", "0"), "a")
+        file = open(name, "a")
         os.dup2(file.fileno(), number)
     (state / f"pid_{task}").write_text(str(os.getpid()))
     os.execvp(command[0], command)
