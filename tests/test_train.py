@@ -1,9 +1,8 @@
 """The epoch loop: every example once, the right negatives, jitter, and figures that are means over examples."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -23,7 +22,6 @@ from src.data import Examples
 from src.experiment import build_model, build_phases, run
 from src.layers import FFLayer, logistic_loss
 from src.model import FFNet
-from src.samples import hard_negative_labels
 from src.train import Phase, gain_of, train_epochs, train_step
 from src.unsupervised import UnsupervisedFFNet
 
@@ -149,25 +147,12 @@ def test_phases_follow_one_another(examples):
         gain_of(phases, 6)
 
 
-def trained(examples: Examples, step: Callable, epochs: int = 4) -> tuple[FFNet, list[dict[str, torch.Tensor]]]:
-    """A net after a few epochs, and the epochs' figures."""
-    model, generator = net(), torch.Generator().manual_seed(0)
-    optimizer = optimizer_for(model)
-    draw = partial(hard_negative_labels, generator=generator)
-    phases = [Phase(epochs, optimizer, partial(step, model, optimizer, draw_negative_labels=draw))]
-    return model, list(train_epochs(phases, examples, batch_size=BATCH // 2, max_shift=1, generator=generator))
-
-
 def assert_same_training(ours: tuple, theirs: tuple) -> None:
     for a, b in zip(ours[0].parameters(), theirs[0].parameters(), strict=True):
         assert (a - b).norm() <= 1e-4 * b.norm()
     for a, b in zip(ours[1], theirs[1], strict=True):
         for name in ("loss", "readout_loss"):  # and not the pairs, of which rounding may settle a near tie otherwise
             torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-6)
-
-
-def test_the_fast_step_trains_like_the_plain_one(examples):
-    assert_same_training(trained(examples, step=fast.train_step), trained(examples, step=train_step))
 
 
 CHANGES = {
@@ -271,38 +256,41 @@ def epochs_as(overrides: str, examples: Examples, *, batch_size: int, cuda_graph
     return model, train_epochs(phases, examples, **options)
 
 
-COMPILED = ["fast", "unsupervised", "local receptive fields", "recurrent"]
+def trained_as(overrides: str, examples: Examples, *, cuda_graph: bool = False) -> tuple[nn.Module, list]:
+    """The net of `epochs_as` after its epochs, and their figures; the last batch of an epoch is whole."""
+    model, epochs = epochs_as(overrides, examples, batch_size=BATCH // 2, cuda_graph=cuda_graph)
+    return model, list(epochs)
 
 
-@pytest.mark.parametrize("way", COMPILED)
+WRITTEN_OUT = ["fast", "unsupervised", "local receptive fields"]
+
+
+@pytest.mark.parametrize("way", WRITTEN_OUT)
+def test_the_fast_steps_train_like_the_plain_ones(examples, way):
+    assert_same_training(*(trained_as(f"{WAYS[way]} training.step={step}", examples) for step in ("fast", "plain")))
+
+
+@pytest.mark.parametrize("way", [*WRITTEN_OUT, "recurrent"])
 def test_compiled_steps_train_as_they_do_otherwise(monkeypatch, examples, way):
     """Traced and run without generated code, which takes long to compile."""
-    asked = []
+    compiled, asked = fast.compiled, []
 
     def traced(step):
         asked.append(step)
         return compiled(step, backend="aot_eager")
 
-    compiled = fast.compiled
     monkeypatch.setattr(fast, "compiled", traced)
-    trainings = []
-    for compile in (True, False):
-        overrides = f"{WAYS[way]} training.compile={compile}"
-        model, epochs = epochs_as(overrides, examples, batch_size=BATCH // 2, cuda_graph=False)
-        trainings.append((model, [next(epochs) for _ in range(2)]))
+    assert_same_training(
+        *(trained_as(f"{WAYS[way]} training.compile={compile}", examples) for compile in (True, False))
+    )
     assert len(asked) == 1
-    assert_same_training(*trainings)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("overrides", WAYS.values(), ids=WAYS)
 def test_a_cuda_graph_trains_as_single_launches_do(examples, overrides):
     examples = Examples(examples.images.cuda(), examples.labels.cuda())
-    trainings = []
-    for graph in (True, False):
-        model, epochs = epochs_as(overrides, examples, batch_size=BATCH // 2, cuda_graph=graph)
-        trainings.append((model, list(epochs)))
-    assert_same_training(*trainings)
+    assert_same_training(*(trained_as(overrides, examples, cuda_graph=graph) for graph in (True, False)))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
