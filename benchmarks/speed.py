@@ -2,6 +2,7 @@
 
     python -m benchmarks.speed                  measures, and writes results/speed/HARDWARE_PRECISION.json
     python -m benchmarks.speed --growth         also how time grows with width, depth, batch size and threads
+    python -m benchmarks.speed --again NAME...  measures these experiments again, for the file that is there
     python -m benchmarks.speed --show FILE...   prints the tables of what was measured before
 
 Nominal work (`products_of`): 2 floating-point operations (FLOP) for each row of a product and each weight. A supervised
@@ -377,10 +378,7 @@ def measure_growth(examples: Examples, precision: str, device: torch.device) -> 
     return rows
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    torch._inductor.config.force_disable_caches = True  # what the compiler's start costs at first
-    device = resolve_device(arguments.device)
-    precision = resolve_precision("auto", device)
+def measure(arguments: argparse.Namespace, device: torch.device, precision: str) -> dict[str, Any]:
     examples, _, test = load_mnist(root=arguments.data_root, device=device, validation_images=0)
     result: dict[str, Any] = {"hardware": describe(device), "device": device.type, "precision": precision}
     result |= provenance()
@@ -396,6 +394,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.growth:
         result["growth"] = measure_growth(examples, precision, device)
     return result
+
+
+def measure_again(
+    result: dict[str, Any], names: list[str], root: str, device: torch.device, precision: str
+) -> dict[str, Any]:
+    """`result` with the experiments of these `names` measured anew, for when something disturbed the machine."""
+    examples, _, _ = load_mnist(root=root, device=device, validation_images=0)
+    commit = provenance()["commit"]
+    experiments = [
+        measure_experiment(row["experiment"], examples, precision, device) | {"commit": commit}
+        if row["experiment"] in names
+        else row
+        for row in result["experiments"]
+    ]
+    return result | {"experiments": experiments}
 
 
 def experiment_cells(row: dict[str, Any]) -> list[str]:
@@ -516,15 +529,25 @@ def main() -> None:
     parser.add_argument("--data-root", default="datasets")
     parser.add_argument("--epochs", type=int, default=6, help="of 60,000 images to time for each net")
     parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--again", nargs="+", choices=EXPERIMENTS, metavar="NAME")
     parser.add_argument("--show", type=Path, nargs="+", metavar="FILE")
     arguments = parser.parse_args()
     if arguments.show:
         print("\n\n".join(tables(json.loads(path.read_text(encoding="utf-8"))) for path in arguments.show))
         return
-    result = measure(arguments)
+    torch._inductor.config.force_disable_caches = True  # what the compiler's start costs at first
+    device = resolve_device(arguments.device)
+    precision = resolve_precision("auto", device)
     # Processors of one name differ in what they multiply fast.
-    name = re.sub(r"[^a-z0-9]+", "_", f"{result['hardware']} {result['precision']}".lower()).strip("_")
+    name = re.sub(r"[^a-z0-9]+", "_", f"{describe(device)} {precision}".lower()).strip("_")
     path = REPOSITORY / "results" / "speed" / f"{name}.json"
+    if arguments.again:
+        if not path.is_file():
+            raise SystemExit(f"error: there is no {path} yet; measure without --again first")
+        result = json.loads(path.read_text(encoding="utf-8"))
+        result = measure_again(result, arguments.again, arguments.data_root, device, precision)
+    else:
+        result = measure(arguments, device, precision)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
     print(tables(result))
