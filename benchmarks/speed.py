@@ -277,7 +277,7 @@ def nominal_seconds(config: Config, images: int, rate: float) -> float:
 
 
 def measure_experiment(name: str, examples: Examples, precision: str, device: torch.device) -> dict[str, Any]:
-    """The first and the fifth short epoch of another method, beside its matrix products."""
+    """Five short epochs of another method, and five compiled ones where there are such, beside its matrix products."""
     config, part = settings(f"experiment={name}"), subset(examples, EXPERIMENTS[name])
     rate = products_rate(config, PRECISIONS[precision], device)
 
@@ -296,7 +296,7 @@ def measure_experiment(name: str, examples: Examples, precision: str, device: to
         "products_seconds": nominal_seconds(config, len(part), rate),
         "epoch_seconds": seconds,
     }
-    if config.method != "backprop":  # the first of these epochs with the compiler's start
+    if config.method != "backprop" and not config.model.grids:  # the first of these epochs with the compiler's start
         result["compiled_epoch_seconds"] = epochs(settings(f"experiment={name}", "training.compile=true"))
         say(f"  compiled: {result['compiled_epoch_seconds'][-1]:.2f} s")
     return result
@@ -400,15 +400,14 @@ def measure_again(
     result: dict[str, Any], names: list[str], root: str, device: torch.device, precision: str
 ) -> dict[str, Any]:
     """`result` with the experiments of these `names` measured anew, for when something disturbed the machine."""
+    origin = provenance()
+    if origin["versions"] != result["versions"]:
+        raise SystemExit("error: the file is of other versions; measure all of it again, without --again")
     examples, _, _ = load_mnist(root=root, device=device, validation_images=0)
-    commit = provenance()["commit"]
-    experiments = [
-        measure_experiment(row["experiment"], examples, precision, device) | {"commit": commit}
-        if row["experiment"] in names
-        else row
-        for row in result["experiments"]
-    ]
-    return result | {"experiments": experiments}
+    rows = {row["experiment"]: row for row in result["experiments"]}
+    for name in names:
+        rows[name] = measure_experiment(name, examples, precision, device) | {"commit": origin["commit"]}
+    return result | {"experiments": list(rows.values())}
 
 
 def experiment_cells(row: dict[str, Any]) -> list[str]:

@@ -150,7 +150,6 @@ class TrainingConfig:
         _check_choice("training.negatives", self.negatives, "hard", "uniform")
         _check_number("training.checkpoint_every", self.checkpoint_every, 0)
         _check_choice("training.step", self.step, "fast", "plain")
-        _check(not self.compile or self.step == "fast", "training.compile", self.compile, "needs training.step=fast")
 
 
 @dataclass
@@ -226,12 +225,15 @@ class Config:
             size,
             f"leaves a batch of one of {images} training images, and a hybrid needs two",
         )
+        compile = self.training.compile
         _check(
-            not self.training.compile or self.method != "backprop",
+            not compile or self.training.step == "fast" or self.method == "recurrent",
             "training.compile",
-            self.training.compile,
-            "of no use to method=backprop",
+            compile,
+            "needs training.step=fast",
         )
+        _check(not compile or self.method != "backprop", "training.compile", compile, "of no use to method=backprop")
+        _check(not compile or not self.model.grids, "training.compile", compile, "of no use to local receptive fields")
         _check_choice("device", self.device, "auto", "cpu", "cuda", "mps")
         _check_choice("precision", self.precision, "auto", *PRECISIONS)
         try:

@@ -313,9 +313,10 @@ def choose_step(
     images, labels = to_unit(train.images[sample]), train.labels[sample]
     differing = fast.differs(fast_step, plain_step, model, optimizer, images, labels, negatives)
     if differing:
+        plain = plain_step.__module__.replace(".", "/")
+        layers = "src/local.py" if config.model.grids else "src/layers.py"
         raise ConfigError(
-            f"training.step=fast: src/fast.py does not do what {plain_step.__module__.replace('.', '/')}.py and "
-            f"src/layers.py say ({differing} differs); use training.step=plain, or change src/fast.py too"
+            f"training.step=fast: src/fast.py does not do what {plain}.py and {layers} say ({differing} differs); use training.step=plain, or change src/fast.py too"
         )
     return compiled(fast_step) if config.training.compile else fast_step
 

@@ -47,7 +47,7 @@ def train_step(
         h = activity(layer, length_normalise(h), weight)
         features.append(length_normalise(h))
     features = torch.cat(features, dim=1).to(dtype)
-    logits = linear(features, model.readout_weight, dtype)
+    logits = F.linear(features, model.readout_weight.to(dtype)).float()
     readout_loss = F.cross_entropy(logits, labels)
     negative_labels = draw_negative_labels(logits, labels)
 
@@ -84,21 +84,21 @@ def unsupervised_step(
         h = layer.total_input(n).relu_()
         goodness_logits.append(add_local_gradient(layer, n, h, share))
         activities.append(h[: len(images)])
-    readout_losses = {}
+    logits = {}
     for rule, (features, weight) in model.readout_inputs(activities).items():
-        logits = linear(features, weight, model.matmul_dtype)
-        add_readout_gradient(weight, logits, labels, features, share)
-        readout_losses[rule] = F.cross_entropy(logits, labels)
+        logits[rule] = linear(features, weight, model.matmul_dtype)
+        add_readout_gradient(weight, logits[rule], labels, features, share)
     optimizer.step()
 
     positive, negative = torch.stack(goodness_logits).chunk(2, dim=1)  # each [L, B]
-    return train.step_figures(positive, negative, readout_losses["one_pass"])
+    return train.step_figures(positive, negative, F.cross_entropy(logits["one_pass"], labels))
 
 
 def compiled(step: train.Step, backend: str = "inductor") -> train.Step:
     """A step that writes its gradients out, with its elementwise work fused by torch.compile.
 
-    It takes half a minute or more to start on a CPU.
+    It takes 20 to 40 s to start on a CPU. Not for local layers: a batched product over a number of cases that is not
+    known beforehand is not compiled.
     """
     # `significant` does not break the graph then, and one graph serves any number of cases: a resumed run has the same.
     torch._dynamo.config.capture_dynamic_output_shape_ops = True
@@ -143,7 +143,6 @@ def add_local_gradient(layer: FFLayer, n: Tensor, h: Tensor, share: float) -> Te
     return logits
 
 
-@torch.compiler.disable  # the compiler cannot generate a batched product over a number of cases that it does not know
 def add_local_weight_gradient(layer: LocalFFLayer, dz: Tensor, n: Tensor) -> None:
     """As `add_weight_gradient`, at every location (dz: [B, d_l], n: [B, d_{l-1}])."""
     # Contiguous, because a batched product of a strided operand is slow.
@@ -172,7 +171,7 @@ def differs(
 ) -> str | None:
     """What `fast_step` computes otherwise than `plain_step`: the name of a gradient or figure, or None.
 
-    A run asks before it trains, so that whoever changes the algorithm in src/layers.py, src/train.py or
+    A run asks before it trains, so that whoever changes the algorithm in src/layers.py, src/local.py, src/train.py or
     src/unsupervised.py does not go on measuring the old one. Both steps are tried on copies, in fp32.
 
     Args:

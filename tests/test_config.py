@@ -103,6 +103,11 @@ def test_every_experiment_file_says_how_to_run_it(experiment):
         ("training.epochs", "missing EQUAL"),
         ("method=adam", "method=adam: must be one of supervised, backprop, unsupervised, recurrent"),
         ("method=backprop training.compile=true", "training.compile=True: of no use to method=backprop"),
+        ("training.step=plain training.compile=true", "training.compile=True: needs training.step=fast"),
+        (
+            "experiment=local_receptive_fields training.compile=true",
+            "training.compile=True: of no use to local receptive fields",
+        ),
         ("unsupervised.blurs=-1", "unsupervised.blurs=-1: must be at least 0"),
         ("unsupervised.readout_epochs=-1", "unsupervised.readout_epochs=-1: must be at least 0"),
         ("recurrent.weight_gain=-0.7", "recurrent.weight_gain=-0.7: must be at least 0"),

@@ -9,6 +9,7 @@ import torch
 from src import fast, unsupervised
 from src.checkpoint import load_model, save_model
 from src.layers import FFLayer
+from src.linear import FEW_CASES
 from src.local import LocalFFLayer, local_layers, local_linear
 from src.train import Step, make_optimizer
 from src.unsupervised import UnsupervisedFFNet
@@ -67,6 +68,9 @@ def seen_by(location: int, shape: SimpleNamespace) -> list[int]:
         for column in range(left, left + shape.field)
         for channel in range(shape.below)
     ]
+
+
+SEEN_BY_SECOND = torch.tensor([seen_by(location, SECOND) for location in range(9)])
 
 
 @every_layer
@@ -182,21 +186,29 @@ def test_a_location_learns_nothing_from_pixels_it_does_not_see():
 
 
 def test_the_gradients_are_those_of_a_plain_product():
-    """Of weights and inputs, where most derivatives vanish, too, and where a gradient is there to be added to."""
+    """Of weights and inputs."""
     generator = torch.Generator().manual_seed(0)
     layer = small_layers()[1]
     n = torch.randn(8, 4 * 4 * 3, generator=generator, requires_grad=True)
     upstream = torch.randn(8, 27, generator=generator)
-    upstream[1:7] *= torch.tensor([0, 1e-12, 1e-30, 0, 1e-3, 1])[:, None]
-    seen = torch.tensor([seen_by(location, SECOND) for location in range(9)])
     plain = layer.weight.detach().clone().requires_grad_()
-    for _ in range(2):
-        torch.einsum("blk,lck->blc", n[:, seen], plain).flatten(1).backward(upstream)
-        expected, n.grad = n.grad, None
-        layer.total_input(n).backward(upstream)
-        torch.testing.assert_close(layer.weight.grad, plain.grad)
-        torch.testing.assert_close(n.grad, expected)
-        n.grad = None
+    torch.einsum("blk,lck->blc", n[:, SEEN_BY_SECOND], plain).flatten(1).backward(upstream)
+    expected, n.grad = n.grad, None
+    layer.total_input(n).backward(upstream)
+    torch.testing.assert_close(layer.weight.grad, plain.grad)
+    torch.testing.assert_close(n.grad, expected)
+
+
+@pytest.mark.parametrize("cases", [1, 8, FEW_CASES + 20])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.01)])
+def test_the_written_out_weight_gradient_is_added_to_what_is_there(cases, dtype, tolerance):
+    generator = torch.Generator().manual_seed(0)
+    layer = small_layers(dtype=dtype)[1]
+    n, dz = (torch.randn(cases, dim, generator=generator) for dim in (4 * 4 * 3, 27))
+    layer.weight.grad = torch.ones_like(layer.weight)
+    fast.add_local_weight_gradient(layer, dz, n)
+    expected = torch.einsum("blc,blk->lck", dz.view(cases, 9, 3), n[:, SEEN_BY_SECOND])
+    assert (layer.weight.grad - 1 - expected).norm() <= tolerance * expected.norm()
 
 
 @pytest.mark.parametrize("scale", ["fan_in", "fan_out"])

@@ -42,7 +42,9 @@ def when_training(folders: list[Path], process: subprocess.Popen) -> Iterator[Pa
     waiting, deadline = list(folders), time.monotonic() + 120
     while waiting:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"{waiting} did not begin"
+        if time.monotonic() > deadline:
+            process.terminate()
+            pytest.fail(f"{waiting} did not begin")
         for folder in waiting:
             if (folder / "main.log").exists() and "epoch 2/" in (folder / "main.log").read_text():
                 waiting.remove(folder)
@@ -160,7 +162,9 @@ elif tool == "srun":
     _, _, output, _, error, *command = arguments  # --unbuffered --output FILE --error FILE
     task = os.environ["SLURM_ARRAY_TASK_ID"]
     output, error = (name.replace("%A", "7").replace("%a", task).replace("%t", "0") for name in (output, error))
-    while not list(Path(output).parent.glob("*_submitted.pkl")):  # which the launcher writes after sbatch has ended
+    job = Path(output).parent / f"7_{task}_submitted.pkl"  # which the launcher writes after sbatch has ended
+    deadline = time.monotonic() + 60
+    while not job.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     for number, name in ((1, output), (2, error)):
         file = open(name, "a")

@@ -1,6 +1,7 @@
 """The epoch loop: every example once, the right negatives, jitter, and figures that are means over examples."""
 
 import copy
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -256,9 +257,11 @@ def epochs_as(overrides: str, examples: Examples, *, batch_size: int, cuda_graph
     return model, train_epochs(phases, examples, **options)
 
 
-def trained_as(overrides: str, examples: Examples, *, cuda_graph: bool = False) -> tuple[nn.Module, list]:
-    """The net of `epochs_as` after its epochs, and their figures; the last batch of an epoch is whole."""
-    model, epochs = epochs_as(overrides, examples, batch_size=BATCH // 2, cuda_graph=cuda_graph)
+def trained_as(
+    overrides: str, examples: Examples, *, batch_size: int = BATCH // 2, cuda_graph: bool = False
+) -> tuple[nn.Module, list]:
+    """The net of `epochs_as` after its epochs, and their figures."""
+    model, epochs = epochs_as(overrides, examples, batch_size=batch_size, cuda_graph=cuda_graph)
     return model, list(epochs)
 
 
@@ -267,12 +270,20 @@ WRITTEN_OUT = ["fast", "unsupervised", "local receptive fields"]
 
 @pytest.mark.parametrize("way", WRITTEN_OUT)
 def test_the_fast_steps_train_like_the_plain_ones(examples, way):
+    functions = STEPS["supervised" if way == "fast" else "unsupervised"][:2]
+    for step, function in zip(("fast", "plain"), functions, strict=True):
+        config = composed("model.hidden_dims=[20,12]", *WAYS[way].split(), f"training.step={step}")
+        model = build_model(config, torch.float32)
+        assert build_phases(config, model, examples, torch.Generator())[0].step.func is function
     assert_same_training(*(trained_as(f"{WAYS[way]} training.step={step}", examples) for step in ("fast", "plain")))
 
 
-@pytest.mark.parametrize("way", [*WRITTEN_OUT, "recurrent"])
-def test_compiled_steps_train_as_they_do_otherwise(monkeypatch, examples, way):
+@pytest.mark.parametrize(
+    ("way", "batch_size"), [("fast", BATCH), ("unsupervised", BATCH), ("recurrent", BATCH // 2)]
+)  # the last batch of an epoch is smaller, or as large as the others
+def test_compiled_steps_train_as_they_do_otherwise(monkeypatch, examples, way, batch_size):
     """Traced and run without generated code, which takes long to compile."""
+    monkeypatch.setenv("CXX", sys.executable)  # nothing is generated for it
     compiled, asked = fast.compiled, []
 
     def traced(step):
@@ -280,10 +291,16 @@ def test_compiled_steps_train_as_they_do_otherwise(monkeypatch, examples, way):
         return compiled(step, backend="aot_eager")
 
     monkeypatch.setattr(fast, "compiled", traced)
-    assert_same_training(
-        *(trained_as(f"{WAYS[way]} training.compile={compile}", examples) for compile in (True, False))
-    )
+    both = (f"{WAYS[way]} training.compile={compile}" for compile in (True, False))
+    assert_same_training(*(trained_as(overrides, examples, batch_size=batch_size) for overrides in both))
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("way", ["fast", "recurrent"])
+def test_without_a_compiler_that_is_said(monkeypatch, examples, way):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match=r"training\.compile=true: there is no no-such-compiler; install a C\+\+"):
+        epochs_as(f"{WAYS[way]} training.compile=true", examples, batch_size=BATCH, cuda_graph=False)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
