@@ -316,7 +316,8 @@ def choose_step(
         plain = plain_step.__module__.replace(".", "/")
         layers = "src/local.py" if config.model.grids else "src/layers.py"
         raise ConfigError(
-            f"training.step=fast: src/fast.py does not do what {plain}.py and {layers} say ({differing} differs); use training.step=plain, or change src/fast.py too"
+            f"training.step=fast: src/fast.py does not do what {plain}.py and {layers} say ({differing} differs); "
+            "use training.step=plain, or change src/fast.py too"
         )
     return compiled(fast_step) if config.training.compile else fast_step
 
