@@ -404,7 +404,7 @@ def measure_again(
     if origin["versions"] != result["versions"]:
         raise SystemExit("error: the file is of other versions; measure all of it again, without --again")
     examples, _, _ = load_mnist(root=root, device=device, validation_images=0)
-    rows = {row["experiment"]: row for row in result["experiments"]}
+    rows = {row["experiment"]: row for row in result.get("experiments", [])}
     for name in names:
         rows[name] = measure_experiment(name, examples, precision, device) | {"commit": origin["commit"]}
     return result | {"experiments": list(rows.values())}
@@ -527,9 +527,10 @@ def main() -> None:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--data-root", default="datasets")
     parser.add_argument("--epochs", type=int, default=6, help="of 60,000 images to time for each net")
-    parser.add_argument("--growth", action="store_true")
-    parser.add_argument("--again", nargs="+", choices=EXPERIMENTS, metavar="NAME")
-    parser.add_argument("--show", type=Path, nargs="+", metavar="FILE")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--growth", action="store_true")
+    what.add_argument("--again", nargs="+", choices=EXPERIMENTS, metavar="NAME")
+    what.add_argument("--show", type=Path, nargs="+", metavar="FILE")
     arguments = parser.parse_args()
     if arguments.show:
         print("\n\n".join(tables(json.loads(path.read_text(encoding="utf-8"))) for path in arguments.show))
