@@ -212,12 +212,6 @@ class Config:
     def __post_init__(self):
         _check_number("seed", self.seed, 0, 2**63)
         _check_choice("method", self.method, "supervised", "backprop", "unsupervised", "recurrent")
-        _check(
-            self.model.grids is None or self.method == "unsupervised",
-            "model.grids",
-            self.model.grids,
-            f"local receptive fields need method=unsupervised, not {self.method}",
-        )
         images, size = TRAINING_FILE_IMAGES - self.data.validation_images, self.training.batch_size
         _check(
             self.method != "unsupervised" or (size > 1 and images % size != 1),
@@ -227,12 +221,11 @@ class Config:
         )
         compile = self.training.compile
         _check(
-            not compile or self.training.step == "fast" or self.method == "recurrent",
+            not compile or self.training.step == "fast",
             "training.compile",
             compile,
             "needs training.step=fast",
         )
-        _check(not compile or self.method != "backprop", "training.compile", compile, "of no use to method=backprop")
         _check(not compile or not self.model.grids, "training.compile", compile, "of no use to local receptive fields")
         _check_choice("device", self.device, "auto", "cpu", "cuda", "mps")
         _check_choice("precision", self.precision, "auto", *PRECISIONS)
@@ -243,6 +236,29 @@ class Config:
 
 
 ConfigStore.instance().store(name="schema", node=Config)
+
+
+def _keys(section: str, kind: type) -> set[str]:
+    return {f"{section}.{field.name}" for field in fields(kind)}
+
+
+UNSUPERVISED, RECURRENT = _keys("unsupervised", UnsupervisedConfig), _keys("recurrent", RecurrentConfig)
+UNUSED = {  # by method: what it makes no use of
+    "supervised": {"model.grids", *UNSUPERVISED, *RECURRENT},
+    "backprop": {
+        *_keys("model", ModelConfig) - {"model.hidden_dims"},
+        *("training.negatives", "training.step", "training.compile"),
+        *UNSUPERVISED,
+        *RECURRENT,
+    },
+    "unsupervised": {"training.negatives", *RECURRENT},
+    "recurrent": {"model.grids", "model.weight_scale", "training.step", *UNSUPERVISED},
+}
+
+
+def unused_keys(method: str, grids: Sequence[int] | None) -> set[str]:
+    """The keys whose values a run with `method` and `model.grids` makes no use of."""
+    return UNUSED[method] | ({"model.field"} if grids is None else set())
 
 
 def _saved_run(*folders: str | None) -> str | None:
@@ -269,8 +285,19 @@ def load(values: DictConfig) -> Config:
     """The checked configuration of Hydra's `values`.
 
     Raises:
-        ConfigError: a value is missing or out of range, or a key that is not in the schema was added with "+".
+        ConfigError: a value is missing, out of range or of no use to the method, or a key that is not in the schema was
+            added with "+".
     """
+    config = _converted(values)
+    defaults = OmegaConf.load(CONFIGS / "config.yaml")
+    for key in sorted(unused_keys(config.method, config.model.grids)):
+        value = OmegaConf.select(values, key)
+        _check(value == OmegaConf.select(defaults, key), key, value, f"of no use to method={config.method}")
+    return config
+
+
+def _converted(values: DictConfig) -> Config:
+    """As `load`, but what is of no use may be anything: a saved run has the defaults of its day."""
     missing = OmegaConf.missing_keys(values)
     sections = (values.get(field.name) for field in fields(Config) if is_dataclass(field.type))
     for section in (values, *filter(None, sections)):
@@ -307,7 +334,7 @@ def load_saved(folder: Path, values: DictConfig, key: str = "evaluate", override
                 f"{override}: could change the result of the run in {folder}; "
                 f"with {key}=, only {', '.join(MAY_DIFFER[key])} may be given"
             )
-    return load(saved)
+    return _converted(saved)
 
 
 def _unknown_key(key: str) -> str:

@@ -13,22 +13,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from src.config import composed
+from src.config import UNUSED, composed, unused_keys
 from src.runlog import HEADLINE_RULES
 
 # Values and sections of a configuration that do not change what is being measured, or stand in the result as well.
 NOT_COMPARED = {
     "seed", "device", "precision", "data.root", "resume", "evaluate", "logging", "training.step",
     "training.compile", "training.cuda_graph", "training.checkpoint_every", "evaluation.every", "evaluation.batch_size",
-}  # fmt: skip
-UNUSED = {  # by method: values and sections that it makes no use of
-    "supervised": {"unsupervised", "recurrent"},
-    "backprop": {
-        "model.threshold", "model.temperature", "model.peer_normalisation", "model.peer_momentum",
-        "model.initial_mean_activity", "model.weight_scale", "training.negatives", "unsupervised", "recurrent",
-    },
-    "unsupervised": {"training.negatives", "recurrent"},
-    "recurrent": {"model.weight_scale", "unsupervised"},
 }  # fmt: skip
 RUN_FILES = {"config.yaml", "metrics.jsonl", "result.json"}
 NUMBER = (int, float)
@@ -71,7 +62,7 @@ def compared_values(values: dict[str, Any]) -> dict[str, Any]:
     A key that was added after the configuration was saved has its default of configs/config.yaml.
     """
     values = composed_values() | values
-    left_out = NOT_COMPARED | UNUSED[values["method"]] | ({"model.field"} if values["model.grids"] is None else set())
+    left_out = NOT_COMPARED | unused_keys(values["method"], values["model.grids"])
     return {key: value for key, value in values.items() if not {key, key.partition(".")[0]} & left_out}
 
 

@@ -6,9 +6,10 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 import src.config
-from src.config import CONFIGS, USER_ERRORS, Config, explain, load
+from src.config import CONFIGS, USER_ERRORS, Config, explain, load, load_saved
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 
@@ -103,6 +104,19 @@ def test_every_experiment_file_says_how_to_run_it(experiment):
         ("training.epochs", "missing EQUAL"),
         ("method=adam", "method=adam: must be one of supervised, backprop, unsupervised, recurrent"),
         ("method=backprop training.compile=true", "training.compile=True: of no use to method=backprop"),
+        (
+            "method=backprop model.threshold=2",
+            "model.threshold=2.0: of no use to method=backprop",
+        ),
+        (
+            "method=unsupervised training.negatives=uniform",
+            "training.negatives=uniform: of no use to method=unsupervised",
+        ),
+        ("method=recurrent training.step=plain", "training.step=plain: of no use to method=recurrent"),
+        ("method=recurrent model.field=7", "model.field=7: of no use to method=recurrent"),
+        ("method=unsupervised model.field=7", "model.field=7: of no use to method=unsupervised"),
+        ("unsupervised.blurs=3", "unsupervised.blurs=3: of no use to method=supervised"),
+        ("recurrent.damping=0.5", "recurrent.damping=0.5: of no use to method=supervised"),
         ("training.step=plain training.compile=true", "training.compile=True: needs training.step=fast"),
         (
             "experiment=local_receptive_fields training.compile=true",
@@ -129,8 +143,8 @@ LOCAL = ("method=unsupervised", "model.hidden_dims=[32,18,8]", "model.grids=[4,3
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ("method=supervised", "model.grids=[4, 3, 2]: local receptive fields need method=unsupervised, not supervised"),
-        ("method=recurrent", "model.grids=[4, 3, 2]: local receptive fields need method=unsupervised, not recurrent"),
+        ("method=supervised", "model.grids=[4, 3, 2]: of no use to method=supervised"),
+        ("method=recurrent", "model.grids=[4, 3, 2]: of no use to method=recurrent"),
         ("model.grids=[4,3]", "model.grids=[4, 3]: must name as many layers as model.hidden_dims"),
         ("model.grids=[]", "model.grids=[]: must name as many layers"),
         ("model.grids=[4,2,1]", "model.grids=[4, 2, 1]: each grid must have one location less per side than the one"),
@@ -158,12 +172,12 @@ def test_refusals_of_local_receptive_fields(overrides, expected):
         "model.field=1",
         "model.grids=[3,2] model.hidden_dims=[9,4] model.field=8",
         "model.grids=[2,1] model.hidden_dims=[4,1] model.field=27",
-        "recurrent.iterations=5 recurrent.first_learning_iteration=5",
         "unsupervised.blurs=0 unsupervised.readout_epochs=0",
+        "model.grids=null method=recurrent recurrent.iterations=5 recurrent.first_learning_iteration=5",
     ],
 )
 def test_what_just_about_fits_is_accepted(overrides):
-    assert composed(*LOCAL, *overrides.split()).method == "unsupervised"
+    composed(*LOCAL, *overrides.split())
 
 
 @pytest.mark.parametrize(
@@ -179,6 +193,12 @@ def test_an_experiment_file_is_checked_like_the_command_line(tmp_path, content, 
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{content}\n")
     assert expected in refusal(f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine")
+
+
+def test_a_saved_run_may_have_had_other_defaults_for_what_it_did_not_use(tmp_path):
+    values = src.config.composed("recurrent.damping=0.5")
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(values))
+    assert load_saved(tmp_path, DEFAULTS).recurrent.damping == 0.5
 
 
 def test_a_missing_device_is_refused(monkeypatch):

@@ -17,12 +17,12 @@ from test_config import composed
 
 from src import report
 from src.compare import summarise, welch
-from src.config import Config
+from src.config import UNUSED, Config
 from src.data import SIDE, Examples
 from src.experiment import build_model, train_model
 from src.report import errors_table, net_name, result_table, seed_ranges
 from src.runlog import RunLog, clock, read_metrics, scalars
-from src.runs import NOT_COMPARED, UNUSED, compared_values, flat, gather, grouped
+from src.runs import NOT_COMPARED, compared_values, flat, gather, grouped
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ERRORS = {  # by method and rule, in percent, for two hidden layers
@@ -293,9 +293,8 @@ def test_a_value_makes_no_other_row_just_where_the_trained_net_is_the_same(tmp_p
     images = torch.randint(0, 256, (40, SIDE * SIDE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     examples = Examples(images, torch.arange(40) % 10)
     config = composed(
-        f"method={method}", "model.hidden_dims=[8,6]", "training.epochs=2", "training.batch_size=10", "device=cpu",
-        "training.step=plain", "unsupervised.readout_epochs=1",
-    )  # fmt: skip
+        f"method={method}", "model.hidden_dims=[8,6]", "training.epochs=2", "training.batch_size=10", "device=cpu"
+    )
 
     def trained(config: Config, folder: str) -> dict[str, torch.Tensor]:
         model = build_model(config, torch.float32)
