@@ -26,6 +26,7 @@ from src.runs import (
     grouped,
     one_a_seed,
     percent_wrong,
+    processor_and_threads,
 )
 
 if TYPE_CHECKING:
@@ -135,13 +136,22 @@ def published_error(values: dict[str, Any]) -> str | None:
     return PUBLISHED_FOR[name] if as_published else None
 
 
-def seed_ranges(seeds: list[int]) -> str:
-    """[0, 1, 2, 5, 6] -> "0-2, 5, 6"; `seeds` are in order."""
+def ranges(numbers: list[int]) -> str:
+    """[0, 1, 2, 5, 6] -> "0-2, 5, 6"; `numbers` are in order."""
     parts = []
-    for _, consecutive in groupby(enumerate(seeds), lambda item: item[1] - item[0]):
-        row = [seed for _, seed in consecutive]
+    for _, consecutive in groupby(enumerate(numbers), lambda item: item[1] - item[0]):
+        row = [number for _, number in consecutive]
         parts += [f"{row[0]}-{row[-1]}"] if len(row) > 2 else map(str, row)
     return ", ".join(parts)
+
+
+def hardware_of(runs: list[Run]) -> str:
+    """ "AMD EPYC, 1 thread"; "AMD EPYC, 1-3, 8 threads" where the runs on one processor had different numbers."""
+    names = sorted({run.result["hardware"] for run in runs})
+    if len(names) == 1:
+        return names[0]
+    threads = sorted(processor_and_threads(name)[1] for name in names)
+    return f"{runs[0].result['processor']}, {ranges(threads)} threads"
 
 
 def summarise_runs(runs: list[Run]) -> dict[str, Any]:
@@ -159,7 +169,7 @@ def summarise_runs(runs: list[Run]) -> dict[str, Any]:
         "errors": {rule: summarise(errors) for rule, errors in errors_by_rule(runs).items()},
         "published": published_error(runs[0].values),
         "precision": first["precision"],
-        "hardware": first["hardware"],
+        "hardware": hardware_of(runs),
         "seconds_per_epoch": mean(run.result["seconds_per_epoch"] for run in runs),
     }
 
@@ -190,7 +200,7 @@ def summary_table(rows: list[dict[str, Any]]) -> str:
             "images": f"{row['images']:,}",
             "changed": row["changed"],
             "n": str(len(row["seeds"])),
-            "seeds": seed_ranges(row["seeds"]),
+            "seeds": ranges(row["seeds"]),
             "goodness": with_interval(row["errors"].get("goodness")),
             "one pass": with_interval(row["errors"].get("one_pass")),
             "published": row["published"] or "-",
@@ -297,7 +307,7 @@ def main() -> None:
     if arguments.compare:
         print(comparison(two_sides(runs)))
         return
-    rows = [summarise_runs(one_a_seed(group)) for group in grouped(runs, "precision", "hardware")]
+    rows = [summarise_runs(one_a_seed(group)) for group in grouped(runs, "precision", "processor")]
     print(summary_table(rows))
     if arguments.csv:
         try:

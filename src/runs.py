@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ class NotARun(ValueError):
 
 class Run(NamedTuple):
     folder: Path
-    result: dict[str, Any]  # the content of result.json, with its method
+    result: dict[str, Any]  # the content of result.json, with its method and the processor of its hardware
     values: dict[str, Any]  # its configuration's `compared_values`
 
 
@@ -115,6 +116,12 @@ def check_result(result: dict[str, Any]) -> None:
         raise NotARun(f"result.json is not that of a run (no usable {', '.join(wrong)})")
 
 
+def processor_and_threads(hardware: str) -> tuple[str, int]:
+    """ "AMD EPYC, 2 threads" -> ("AMD EPYC", 2); ("NVIDIA H200", 0) where no threads are named."""
+    threads = re.search(r", (\d+) threads?$", hardware)
+    return (hardware[: threads.start()], int(threads[1])) if threads else (hardware, 0)
+
+
 def read_run(folder: Path) -> Run:
     """The finished run in `folder`.
 
@@ -133,6 +140,7 @@ def read_run(folder: Path) -> Run:
         raise NotARun("result.json is not that of a run")
     result = FIRST_METHOD | result
     check_result(result)
+    result["processor"], _ = processor_and_threads(result["hardware"])
     try:
         config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:

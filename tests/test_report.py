@@ -20,7 +20,7 @@ from src.compare import summarise, welch
 from src.config import UNUSED, Config
 from src.data import SIDE, Examples
 from src.experiment import build_model, train_model
-from src.report import errors_table, net_name, result_table, seed_ranges
+from src.report import errors_table, net_name, ranges, result_table
 from src.runlog import RunLog, clock, read_metrics, scalars
 from src.runs import NOT_COMPARED, compared_values, flat, gather, grouped
 
@@ -201,6 +201,17 @@ def test_hardware_and_precision_make_rows(tmp_path, command):
     ]
 
 
+def test_the_number_of_threads_makes_no_row(tmp_path, command):
+    for seed, threads in enumerate((2, 1, 12)):
+        write_run(tmp_path / str(seed), seed, 1.4, hardware=f"a CPU, {threads} thread{'s' if threads > 1 else ''}")
+    write_run(tmp_path / "3", 0, 1.4, hardware="another CPU, 2 threads")
+    rows = table_rows(command(tmp_path)[1])
+    assert [(row["seeds"], row["hardware"], row["s / epoch"]) for row in rows] == [
+        ("0-2", "a CPU, 1, 2, 12 threads", "3.0"),
+        ("0", "another CPU, 2 threads", "2.0"),
+    ]
+
+
 def test_a_repeated_seed_counts_once_and_is_named(tmp_path, command):
     first, again = write_run(tmp_path / "a", 0, 1.4), write_run(tmp_path / "c", 0, 9.9)
     write_run(tmp_path / "b", 1, 1.6)
@@ -328,7 +339,7 @@ def test_the_kept_results_are_all_read(capsys):
     runs = gather([REPOSITORY / "results"])
     assert len(runs) == len(list((REPOSITORY / "results").rglob("result.json")))
     assert capsys.readouterr().err == ""
-    folders = [{run.folder.parent.name for run in group} for group in grouped(runs, "precision", "hardware")]
+    folders = [{run.folder.parent.name for run in group} for group in grouped(runs, "precision", "processor")]
     assert all(len(names) == 1 for names in folders)  # a folder of seeds is one configuration, on one machine
     assert len(folders) == len(set.union(*folders))
 
@@ -615,7 +626,7 @@ def test_epochs_without_losses_of_layers_are_told_by_the_cross_entropy(tmp_path,
     ("seeds", "expected"), [([0, 1, 2, 3, 4], "0-4"), ([0, 2], "0, 2"), ([0, 1, 5, 6, 7, 9], "0, 1, 5-7, 9")]
 )
 def test_seeds_in_a_row_are_a_range(seeds, expected):
-    assert seed_ranges(seeds) == expected
+    assert ranges(seeds) == expected
 
 
 def test_names():
