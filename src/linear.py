@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# "fp32" is fp32, even where the environment asks for TF32, as NVIDIA's containers do.
+torch.set_float32_matmul_precision("highest")
+
 NO_GRADIENT = 1e-10  # of the largest in the batch: beyond what fp32 resolves, even from hundreds of cases together
 
 # Of few cases the product is cheap, and in fp32 it is added in place; in bf16 it is written, widened and then added.

@@ -1,7 +1,11 @@
-"""Which precision `auto` takes on which processor."""
+"""Which precision `auto` takes on which processor, and that fp32 is fp32."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
+from commands import ONE_THREAD, REPOSITORY
 
 from src.device import resolve_precision
 
@@ -18,3 +22,13 @@ from src.device import resolve_precision
 def test_auto_takes_bf16_only_where_it_is_faster(monkeypatch, capabilities, precision):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert resolve_precision("auto", torch.device("cpu")) == precision
+
+
+def test_fp32_is_not_tf32_where_the_environment_asks_for_it():
+    code = "import torch; {}print(torch.backends.cuda.matmul.allow_tf32)"
+    for first, allowed in (("", "True"), ("import src.linear; ", "False")):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(first)],
+            cwd=REPOSITORY, env=ONE_THREAD | {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.stdout.strip() == allowed
