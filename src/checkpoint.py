@@ -71,13 +71,18 @@ def restore_training_state(model: nn.Module, generator: torch.Generator, state: 
     """Puts a `training_state` back, in place.
 
     Raises:
-        CheckpointError: it is of another architecture.
+        CheckpointError: it is of another architecture, or of a run on another kind of device.
     """
     _check_architecture(model, state["model"])
+    try:
+        generator.set_state(state["generator"].cpu())
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the checkpoint is of a run on another kind of device than {generator.device}"
+        ) from error
     model.load_state_dict(state["model"])
     for name, parameter in model.named_parameters():
         parameter.grad.copy_(state["smoothed_gradients"][name])
-    generator.set_state(state["generator"].cpu())
 
 
 def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:

@@ -5,7 +5,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -199,7 +200,11 @@ def train_model(
     )
     validate_every, save_every = config.evaluation.every, config.training.checkpoint_every
     tensorboard = config.logging.tensorboard
-    with RunLog(out_dir, epochs, done["metrics"], tensorboard) as run_log, StopSignals() as stop:
+    with (
+        RunLog(out_dir, epochs, done["metrics"], tensorboard) as run_log,
+        divergence_told(config, out_dir, run_log),
+        StopSignals() as stop,
+    ):
         train_seconds = done["train_seconds"]
         try:
             for epoch in range(done["epoch"] + 1, epochs + 1):
@@ -214,12 +219,13 @@ def train_model(
                     errors = count_errors(scores, validation.labels)
                     synchronise(device)
                     started = time.perf_counter()
-                if last:
+                saved = last or (save_every and epoch % save_every == 0)
+                if saved:
                     synchronise(device)
                 run_log.epoch(epoch, gain_of(phases, epoch)[1], figures, errors, len(validation))
                 train_seconds += time.perf_counter() - started
                 done = {"epoch": epoch, "state": training_state(model, generator), "train_seconds": train_seconds}
-                if last or (save_every and epoch % save_every == 0):
+                if saved:
                     save(out_dir, done, run_log)
         except Stopped as stopped:
             run_log.record_pending()
@@ -227,13 +233,21 @@ def train_model(
                 save(out_dir, done, run_log)
             log.info(f"stopped after epoch {done['epoch']} of {epochs}; go on with: python -m main resume={out_dir}")
             raise SystemExit(stopped.exit_status) from stopped
-        except Diverged as diverged:
-            kept = f"{out_dir / LATEST} is of an epoch before" if (out_dir / LATEST).exists() else "no checkpoint yet"
-            raise ConfigError(
-                f"{diverged} in epoch {epoch}; a lower training.learning_rate (now {config.training.learning_rate:g}) "
-                f"may help; {kept}"
-            ) from diverged
     return train_seconds
+
+
+@contextmanager
+def divergence_told(config: Config, out_dir: Path, run_log: RunLog) -> Iterator[None]:
+    """Makes a ConfigError of a loss that is infinite or not a number."""
+    try:
+        yield
+    except Diverged as diverged:
+        epoch = len(run_log.records) + 1  # on a GPU it is found out while the next one is under way
+        kept = f"{out_dir / LATEST} is of an epoch before" if (out_dir / LATEST).exists() else "no checkpoint yet"
+        raise ConfigError(
+            f"{diverged} in epoch {epoch}; a lower training.learning_rate (now {config.training.learning_rate:g}) "
+            f"may help; {kept}"
+        ) from diverged
 
 
 def save(out_dir: Path, done: dict[str, Any], run_log: RunLog) -> None:

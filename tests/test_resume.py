@@ -18,6 +18,7 @@ from nets import optimizer_for, small_net
 from omegaconf import OmegaConf
 from test_config import composed
 
+from src import experiment
 from src.checkpoint import (
     LATEST,
     PREVIOUS,
@@ -30,6 +31,8 @@ from src.checkpoint import (
 from src.config import ConfigError, load_saved
 from src.config import composed as values_of
 from src.experiment import run
+from src.interrupt import Stopped
+from src.runlog import RunLog
 
 EPOCHS = 7
 OVERRIDES = [
@@ -271,6 +274,16 @@ def test_a_checkpoint_of_another_net_is_refused():
         restore_training_state(other, torch.Generator(), training_state(model, torch.Generator()))
 
 
+def test_a_checkpoint_of_another_kind_of_device_is_refused_and_changes_nothing():
+    model, other = small_net(), small_net(seed=1)
+    optimizer_for(model), optimizer_for(other)
+    of_a_gpu = training_state(model, torch.Generator()) | {"generator": torch.zeros(16, dtype=torch.uint8)}
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with pytest.raises(CheckpointError, match="of a run on another kind of device than cpu"):
+        restore_training_state(other, torch.Generator(), of_a_gpu)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
+
+
 def test_the_checkpoint_before_is_kept(tmp_path):
     for epoch in (1, 2, 3):
         save_checkpoint(tmp_path, {"epoch": epoch, "state": {}, "metrics": [], "train_seconds": 0.0})
@@ -287,6 +300,29 @@ def test_a_loss_that_diverges_ends_the_run_with_its_layer(tmp_path, overrides, s
     ):
         run(config, tmp_path)
     assert not (tmp_path / "model.pt").exists()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_loss_that_is_looked_at_late_as_on_a_gpu_is_told_of_its_own_epoch(monkeypatch, tmp_path, overrides, stopped):
+    take, epochs_of = RunLog.epoch, experiment.train_epochs
+
+    def take_and_look_later(log: RunLog, *arguments) -> None:
+        log.record_pending()
+        log.record_pending = lambda: None
+        take(log, *arguments)
+        del log.record_pending
+
+    def stopped_in_the_second(*arguments, **options):
+        yield next(epochs_of(*arguments, **options))
+        raise Stopped(signal.SIGINT)
+
+    monkeypatch.setattr(RunLog, "epoch", take_and_look_later)
+    monkeypatch.setattr("src.train.check_finite", lambda *losses: None)
+    if stopped:
+        monkeypatch.setattr(experiment, "train_epochs", stopped_in_the_second)
+    config = composed(*overrides, "training.learning_rate=1e20")
+    with pytest.raises(ConfigError, match=r"the loss of layer \d became (inf|nan) in epoch 1;.* no checkpoint yet"):
+        run(config, tmp_path)
 
 
 def test_a_full_disk_is_one_line_and_what_was_saved_stays(tmp_path, whole):

@@ -128,7 +128,7 @@ def test_what_may_differ_when_a_run_is_tested_again(learned):
 def test_pictures_are_drawn_again(learned, mnist_root, tmp_path):
     for name in ("config.yaml", "metrics.jsonl", "model.pt", "result.json"):
         shutil.copy(learned[0] / name, tmp_path / name)
-    done = command(str(tmp_path), "--data-root", str(mnist_root), module="src.plots")
+    done = command(str(tmp_path), "--data-root", str(mnist_root), module="src.plots", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(tmp_path / picture) for picture in PICTURES]
     for picture in PICTURES:
