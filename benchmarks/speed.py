@@ -323,7 +323,9 @@ def measure_process(root: str, device: torch.device) -> dict[str, float]:
                 sys.executable, "-m", "main", f"hydra.run.dir={folder}/{name}", f"data.root={root}",
                 f"device={device.type}", *overrides,
             ]  # fmt: skip
-            return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+            return subprocess.Popen(
+                command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
 
         starts = []
         for repeat in range(3):
