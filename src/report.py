@@ -1,6 +1,7 @@
 """Results as tables: `python -m src.report results` makes the README's from every run below a folder.
 
-`--csv FILE` writes the same with full figures; `--compare` tests whether two configurations differ in their errors.
+`--published` makes a short one, beside what was published; `--csv FILE` writes full figures; `--compare` tests whether
+two configurations differ in their errors.
 """
 
 import argparse
@@ -46,16 +47,16 @@ PUBLISHED = {
     ],
     "recurrent": [("Hinton's paper, section 3.4", "2 or 3 x 2000", "60", {"goodness": "1.31"})],
 }
-PUBLISHED_FOR = {  # experiment -> published test error in percent
-    "matlab": "1.47 (goodness)",
-    "paper": "1.36",
-    "paper_fast": "1.46",
-    "paper_jitter": "0.64",
-    "seed_repo": "1.45 (one pass)",
-    "backprop": "about 1.4",
-    "unsupervised": "1.37",
-    "local_receptive_fields": "1.16",
-    "recurrent": "1.31",
+PUBLISHED_FOR = {  # experiment -> rule of classification and published test error in percent
+    "matlab": ("goodness", "1.47"),
+    "paper": ("goodness", "1.36"),
+    "paper_fast": ("goodness", "1.46"),
+    "paper_jitter": ("goodness", "0.64"),
+    "seed_repo": ("one_pass", "1.45"),
+    "backprop": ("one_pass", "about 1.4"),
+    "unsupervised": ("one_pass", "1.37"),
+    "local_receptive_fields": ("one_pass", "1.16"),
+    "recurrent": ("goodness", "1.31"),
 }
 RULES = dict(zip(HEADLINE_RULES, ("by goodness", "in one pass"), strict=True))
 IN_COLUMNS = ("name", "model.hidden_dims", "training.epochs", "data.validation_images")  # of their own in the table
@@ -123,8 +124,8 @@ def errors_table(outcome: dict[str, Any]) -> str:
     return f"\n{table}\n"
 
 
-def published_error(values: dict[str, Any]) -> str | None:
-    """The published error of the experiment that a run is named after, if it has that experiment's values.
+def published_error(values: dict[str, Any]) -> tuple[str, str] | None:
+    """Rule and published error of the experiment that a run is named after, if it has that experiment's values.
 
     Which images it trains on is left open: publications differ in whether they held some back for validation.
     """
@@ -187,6 +188,44 @@ def with_interval(summary: "Summary | None") -> str:
     return mean_and_deviation(summary) + interval
 
 
+def published_text(row: dict[str, Any]) -> str:
+    """ "1.47 (goodness)", or "-" for none."""
+    if row["published"] is None:
+        return "-"
+    rule, error = row["published"]
+    return f"{error} ({rule.replace('_', ' ')})"
+
+
+def published_table(rows: list[dict[str, Any]]) -> str:
+    """The rows of `summarise_runs` for which there is a published error, and what was reached by the same rule.
+
+    Raises:
+        SystemExit: there are none.
+    """
+    rows = [row for row in rows if row["published"]]
+    if not rows:
+        sys.exit("error: none of these runs is an experiment with a published error, with that experiment's values")
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        rule, error = row["published"]
+        errors = row["errors"]
+        of_all = errors.get(f"{rule}_all_layers") or errors.get(f"{rule}_all_iterations")
+        ours = mean_and_deviation(errors.get(rule))
+        protocol = [str(row["epochs"]), f"{row['images']:,}", rule.replace("_", " ")]
+        return [
+            f"`{row['run']}`",
+            row["net"],
+            *protocol,
+            error,
+            ours,
+            mean_and_deviation(of_all),
+            str(len(row["seeds"])),
+        ]
+
+    header = ["run", "net", "epochs", "images", "rule", "published", "here", "all layers or iterations", "n"]
+    return markdown(header, [cells(row) for row in rows])
+
+
 def summary_table(rows: list[dict[str, Any]]) -> str:
     """`summarise_runs` as Markdown; the column of changed values only where there are any.
 
@@ -203,7 +242,7 @@ def summary_table(rows: list[dict[str, Any]]) -> str:
             "seeds": ranges(row["seeds"]),
             "goodness": with_interval(row["errors"].get("goodness")),
             "one pass": with_interval(row["errors"].get("one_pass")),
-            "published": row["published"] or "-",
+            "published": published_text(row),
             "layer 1 alone": mean_and_deviation(row["errors"].get(f"{headline(row['errors'])}_layer_1")),
             "all layers": mean_and_deviation(row["errors"].get(f"{headline(row['errors'])}_all_layers")),
             "precision": row["precision"],
@@ -220,7 +259,8 @@ def summary_csv(rows: list[dict[str, Any]]) -> str:
     """`summarise_runs` as CSV: errors in percent, seeds with blanks between, empty where there is no value."""
     formatted = []
     for row in rows:
-        cells = row | {"seeds": " ".join(map(str, row["seeds"]))}
+        published = published_text(row) if row["published"] else None
+        cells = row | {"seeds": " ".join(map(str, row["seeds"])), "published": published}
         for rule, summary in cells.pop("errors").items():
             cells |= {f"{rule}_{name}": value for name, value in summary._asdict().items()}
         formatted.append(cells)
@@ -301,6 +341,7 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="*", default=[Path("results")], metavar="FOLDER")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too, with full figures")
+    output.add_argument("--published", action="store_true", help="what was reached beside what was published")
     output.add_argument("--compare", action="store_true", help="test two configurations for a difference (Welch)")
     arguments = parser.parse_args()
     runs = gather(arguments.folders)
@@ -308,7 +349,7 @@ def main() -> None:
         print(comparison(two_sides(runs)))
         return
     rows = [summarise_runs(one_a_seed(group)) for group in grouped(runs, "precision", "processor")]
-    print(summary_table(rows))
+    print(published_table(rows) if arguments.published else summary_table(rows))
     if arguments.csv:
         try:
             write_atomically(arguments.csv, summary_csv(rows).encode())

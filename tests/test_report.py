@@ -162,7 +162,7 @@ def test_published_errors_are_of_the_experiment_with_its_values_on_any_images(tm
     write_run(tmp_path / "paper_short", 0, 1.4, name="paper", model__hidden_dims=dims, training__epochs=6)
     write_run(tmp_path / "user", 0, 1.4, name="a name=of my, own")
     rows = table_rows(command(tmp_path)[1])
-    assert [row["published"] for row in rows] == ["1.47 (goodness)", "1.36", "-", "-"]
+    assert [row["published"] for row in rows] == ["1.47 (goodness)", "1.36 (goodness)", "-", "-"]
 
 
 def test_configurations_of_older_and_newer_versions_share_a_row(tmp_path, command):
@@ -282,8 +282,29 @@ def test_published_errors_of_the_other_methods(tmp_path, command):
     write_method(tmp_path / "f", "supervised", name="recurrent", model__hidden_dims=[2000, 2000], training__epochs=60)
     write_method(tmp_path / "g", "unsupervised", model__hidden_dims=dims, unsupervised__readout_epochs=2)
     rows = table_rows(command(tmp_path)[1])
-    assert [row["published"] for row in rows] == ["about 1.4", "1.37", "1.16", "-", "1.31", "-", "-"]
+    assert [row["published"] for row in rows] == [
+        "about 1.4 (one pass)", "1.37 (one pass)", "1.16 (one pass)", "-", "1.31 (goodness)", "-", "-",
+    ]  # fmt: skip
     assert rows[2]["changed"] == "method=unsupervised, grids=[4,3,2]"
+    columns = ("run", "rule", "published", "here", "all layers or iterations", "n")
+    assert [tuple(row[name] for name in columns) for row in table_rows(command("--published", tmp_path)[1])] == [
+        ("`backprop`", "one pass", "about 1.4", "1.40", "-", "1"),
+        ("`unsupervised`", "one pass", "1.37", "1.70", "1.80", "1"),
+        ("`local_receptive_fields`", "one pass", "1.16", "1.70", "1.80", "1"),
+        ("`recurrent`", "goodness", "1.31", "1.60", "1.65", "1"),
+    ]
+
+
+def test_what_was_published_beside_what_was_reached_over_seeds(tmp_path, command):
+    write_seeds(tmp_path / "a", [1.3, 1.4, 1.5], data__validation_images=0)
+    write_run(tmp_path / "b", 3, 3.0, training__learning_rate=0.02)
+    (row,) = table_rows(command("--published", tmp_path)[1])
+    assert list(row.values()) == [
+        "`matlab`", "2 x 30", "7", "60,000", "goodness", "1.47", "1.40 ± 0.10", "7.00 ± 0.00", "3",
+    ]  # fmt: skip
+    assert command("--published", tmp_path / "b") == (
+        1, "", "error: none of these runs is an experiment with a published error, with that experiment's values\n",
+    )  # fmt: skip
 
 
 def test_the_squares_of_local_receptive_fields_count_only_where_there_are_any(tmp_path, command):
