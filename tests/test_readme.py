@@ -54,8 +54,13 @@ def test_every_experiment_is_described():
         assert f"| `{experiment}` |" in README
 
 
-def test_the_results_table_is_what_the_command_makes():
+@pytest.mark.parametrize("options", [[], ["--published"]])
+def test_the_results_tables_are_what_the_commands_make(options):
     table = subprocess.run(
-        [sys.executable, "-m", "src.report", "results"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "src.report", *options, "results"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert table.strip() in README
