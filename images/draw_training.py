@@ -14,13 +14,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.patches import FancyBboxPatch
-from omegaconf import OmegaConf
 from torch import Tensor
 
+from src.config import composed, load
 from src.data import SIDE, Examples, load_mnist, to_unit
-from src.experiment import build_model
+from src.experiment import build_model, build_phases
 from src.samples import NUM_CLASSES, embed_label, embed_neutral, hard_negative_labels
-from src.train import make_optimizer, train_epochs
+from src.train import train_epochs
 
 FOLDER = Path(__file__).parent
 DIGIT = 50_031  # of the training file, a four; not among the images that the small net is trained on
@@ -38,16 +38,14 @@ FORKS = {"positive": 102, "negative": 116}  # where, in a layer, its activity go
 
 def example(root: str) -> tuple[Tensor, int, int, Tensor]:
     """An image ([1, 784]), its class, the wrong label drawn for it, and the read-out's logits ([1, 10])."""
-    images = load_mnist(root, "cpu", validation_images=0)[0]
+    images, _, _ = load_mnist(Path(root), torch.device("cpu"), validation_images=0)
     torch.set_num_threads(1)
-    config = OmegaConf.load(FOLDER.parent / "configs" / "config.yaml")
-    config.model.hidden_dims = [200, 200, 200]
+    config = load(composed("model.hidden_dims=[200,200,200]", "training.epochs=1"))
     net = build_model(config, torch.float32)
-    rates = {key: value for key, value in config.training.items() if key.endswith(("rate", "decay", "momentum"))}
     generator = torch.Generator().manual_seed(0)
     some = Examples(images.images[:20_000], images.labels[:20_000])
-    epoch = {"epochs": 1, "batch_size": 100, "negatives": "hard", "max_shift": 0, "generator": generator}
-    list(train_epochs(net, make_optimizer(net, **rates), some, **epoch))
+    phases = build_phases(config, net, some, generator)
+    list(train_epochs(phases, some, batch_size=100, max_shift=0, generator=generator, cuda_graph=False))
     image, label = to_unit(images.images[[DIGIT]]), images.labels[[DIGIT]]
     logits = net.logits(embed_neutral(image)).detach()
     return image, label.item(), hard_negative_labels(logits, label, generator).item(), logits

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from images import draw_training
 from src.config import composed, load
 from src.data import Examples
 from src.evaluate import scores_for
@@ -40,6 +41,14 @@ PICTURES = {
 def close_figures():
     yield
     plt.close("all")
+
+
+def test_the_picture_of_the_algorithm_is_drawn(monkeypatch, mnist_root, tmp_path):
+    monkeypatch.setattr(draw_training, "FOLDER", tmp_path)
+    draw_training.main(str(mnist_root))
+    with Image.open(tmp_path / "training.png") as picture:
+        assert picture.width == 1600
+        assert np.asarray(picture.convert("L")).std() > 5
 
 
 @pytest.mark.parametrize("experiment", PICTURES)
@@ -232,6 +241,6 @@ def test_pictures_of_a_net_that_is_always_right(tmp_path: Path):
     scores = scores_for(model, images, 20)
     test = Examples(images, scores["goodness"].argmax(dim=1))
     (tmp_path / "metrics.jsonl").write_text(
-        '{"epoch": 1, "loss": [1, 2], "pairs_ordered_wrongly": [0, 0], "readout_loss": 1}'
+        '{"epoch": 1, "loss": [1, 2], "pairs_ordered_wrongly": [0, 0], "readout_loss": 1}\n'
     )
     assert {path.stem for path in plot_run(tmp_path, model, test, scores)} == ALWAYS | {"goodness"}
