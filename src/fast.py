@@ -169,7 +169,7 @@ def differs(
     labels: Tensor,
     negatives: Callable[..., Tensor],
 ) -> str | None:
-    """What `fast_step` computes otherwise than `plain_step`: the name of a gradient or figure, or None.
+    """What `fast_step` computes otherwise than `plain_step`, by name, or None.
 
     A run asks before it trains, so that whoever changes the algorithm in src/layers.py, src/local.py, src/train.py or
     src/unsupervised.py does not go on measuring the old one. Both steps are tried on copies, in fp32.
@@ -182,15 +182,34 @@ def differs(
     for step in (plain_step, fast_step):
         copied_model, copied_optimizer = copy.deepcopy((model, optimizer))
         make_everything_matter(copied_model, images)
-        figures = step(copied_model, copied_optimizer, images, labels, negatives)
-        del figures["pairs_ordered_wrongly"]  # rounding may settle a near tie otherwise
-        gradients = {name: parameter.grad for name, parameter in copied_model.named_parameters()}
-        outcomes.append(gradients | dict(copied_model.named_buffers()) | figures)
+        outcomes.append(outcome(step, copied_model, copied_optimizer, images, labels, negatives))
     plain, fast = outcomes
     for name in plain:
         if not (fast[name] - plain[name]).norm() <= 1e-3 * plain[name].norm():
             return name
     return None
+
+
+def outcome(
+    step: train.Step,
+    model: FFNet,
+    optimizer: torch.optim.SGD,
+    images: Tensor,
+    labels: Tensor,
+    negatives: Callable[..., Tensor],
+) -> dict[str, Tensor]:
+    """All that `differs` compares, of an update by `step`, by name."""
+    seen = {}
+
+    def observed(*arguments: Tensor) -> Tensor:
+        seen["what negatives are drawn from"] = arguments[0].float()
+        return negatives(*arguments)
+
+    figures = step(model, optimizer, images, labels, observed)
+    del figures["pairs_ordered_wrongly"]  # rounding may settle a near tie otherwise
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    updated = {f"{name} after the update": tensor for name, tensor in model.state_dict().items()}
+    return seen | figures | gradients | updated
 
 
 @torch.no_grad()

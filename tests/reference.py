@@ -363,12 +363,7 @@ def train_step(
 # The two ways to classify
 # ----------------------------------------------------------------------------------------------------
 def goodness_per_label(images, state, layers, tiny):
-    """Run the net once per label with that label's code and add up G_l over ``layers``: [B, 10].
-
-    ``layers`` is a list of hidden layers counted from 1; None means 2..L.
-    """
-    if layers is None:
-        layers = list(range(2, len(state.weights) + 1))
+    """Run the net once per label with that label's code and add up G_l over ``layers`` (counted from 1): [B, 10]."""
     result = np.zeros((len(images), CLASSES), dtype=np.float64)
     for label in range(CLASSES):
         x = write_code(images, one_hot([label] * len(images)))

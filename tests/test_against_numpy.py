@@ -35,13 +35,15 @@ def test_training_steps(
     for step in range(4):
         images, labels, negative_labels = batch(step, size=BATCH - step)  # the last batch of an epoch is smaller
         set_gain(optimizer, gain(epoch=step + 1, epochs=4))
-        train_step(
-            model,
-            optimizer,
-            torch.tensor(images, dtype=torch.float32),
-            torch.tensor(labels),
-            lambda logits, labels, wrong=negative_labels: torch.tensor(wrong),
-        )
+        drawn_from = []
+
+        def draw(logits, labels, wrong=negative_labels, drawn_from=drawn_from):
+            drawn_from.append(reference.hard_negative_distribution(logits.double().numpy(), labels.numpy()))
+            return torch.tensor(wrong)
+
+        expected = reference.negative_label_distribution(state, images, labels, TINY)
+        train_step(model, optimizer, torch.tensor(images, dtype=torch.float32), torch.tensor(labels), draw)
+        assert_close(torch.tensor(drawn_from[0]), expected)
         state = reference.train_step(
             state,
             images,

@@ -187,6 +187,27 @@ def test_a_changed_algorithm_is_told_from_the_fast_step(monkeypatch, examples, c
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())  # copies were trained
 
 
+def shortened(model, *arguments):
+    figures = train_step(model, *arguments)
+    with torch.no_grad():
+        model.layers[0].weight.mul_(0.9)
+    return figures
+
+
+def with_any_negatives(model, optimizer, images, labels, draw):
+    return train_step(model, optimizer, images, labels, lambda logits, labels: draw(torch.zeros_like(logits), labels))
+
+
+@pytest.mark.parametrize(
+    ("changed_step", "what"),
+    [(shortened, "layers.0.weight after the update"), (with_any_negatives, "what negatives are drawn from")],
+)
+def test_so_is_a_changed_step(examples, changed_step, what):
+    model = small_net(784, [40, 30])
+    arguments = (model, optimizer_for(model), examples.images / 255, examples.labels, STEPS["supervised"][-1])
+    assert fast.differs(fast.train_step, changed_step, *arguments) == what
+
+
 @pytest.mark.parametrize("method", STEPS)
 def test_a_run_refuses_to_measure_the_old_algorithm(monkeypatch, tmp_path, mnist_root, method):
     plain_logit = FFLayer.logit
