@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from src.config import one_line_errors
 from src.experiment import evaluate, run
 from src.report import errors_table, result_table
+from src.runlog import read_result
 from src.sweep import job, load_job, was_requeued
 
 
@@ -23,7 +24,11 @@ def main(values: DictConfig) -> None:
             print(errors_table(evaluate(config, Path(values.evaluate))))
         else:
             folder = Path(values.resume or settings.runtime.output_dir)
-            print(result_table(run(config, folder, resume=bool(values.resume) or was_requeued(folder))))
+            requeued = was_requeued(folder)
+            if requeued and (folder / "result.json").is_file():
+                print(result_table(read_result(folder)))
+            else:
+                print(result_table(run(config, folder, resume=bool(values.resume) or requeued)))
 
 
 if __name__ == "__main__":

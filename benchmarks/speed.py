@@ -33,10 +33,10 @@ from benchmarks.plain import seconds_per_image
 from src import train
 from src.checkpoint import write_atomically
 from src.classify import goodness_per_label
-from src.config import Config, composed, load
+from src.config import Config, composed, load, one_line_errors
 from src.data import SIDE, Examples, load_mnist, to_unit
 from src.device import PRECISIONS, describe, resolve_device, resolve_precision, synchronise
-from src.experiment import build_model, build_phases
+from src.experiment import build_model, build_phases, compiled
 from src.report import markdown, net_name
 from src.runlog import provenance
 from src.samples import NUM_CLASSES
@@ -231,8 +231,8 @@ def measure_net(
     training = Training(examples, config, precision=precision, device=device)
     result["epoch_seconds"] = epochs_seconds(training, epochs)
     say("  compiled")
-    compiled = Training(examples, of_dims(dims, "training.compile=true"), precision=precision, device=device)
-    result["compiled_epoch_seconds"] = epochs_seconds(compiled, 1 + epochs)  # the first with the compiler's start
+    by_compiler = Training(examples, of_dims(dims, "training.compile=true"), precision=precision, device=device)
+    result["compiled_epoch_seconds"] = epochs_seconds(by_compiler, 1 + epochs)  # the first with the compiler's start
     say("  the same, computed otherwise")
     part = subset(examples, len(examples) // 5)
     ways = [("plain", True)]
@@ -538,7 +538,13 @@ def main() -> None:
         print("\n\n".join(tables(json.loads(path.read_text(encoding="utf-8"))) for path in arguments.show))
         return
     torch._inductor.config.force_disable_caches = True  # what the compiler's start costs at first
-    device = resolve_device(arguments.device)
+    if arguments.epochs < 1:
+        parser.error("--epochs must be at least 1")
+    try:
+        device = resolve_device(arguments.device)
+    except ValueError as error:
+        parser.error(str(error))
+    compiled(lambda: None)  # if there is no compiler, that is said now
     precision = resolve_precision("auto", device)
     # Processors of one name differ in what they multiply fast.
     name = re.sub(r"[^a-z0-9]+", "_", f"{describe(device)} {precision}".lower()).strip("_")
@@ -556,4 +562,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -16,15 +16,22 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be used. The message says which, why, and what can be done."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes beside `path` and renames, so that a reader finds the old file or the new one, never a part."""
+def write_atomically(path: Path, content: bytes, *, replace: bool = True) -> None:
+    """Writes beside `path` and renames, so that a reader finds the old file or the new one, never a part.
+
+    Raises:
+        FileExistsError: there is one already, and it is not to be replaced.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if replace:
+            temporary.replace(path)
+        else:
+            path.hardlink_to(temporary)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -78,7 +85,7 @@ def restore_training_state(model: nn.Module, generator: torch.Generator, state: 
         generator.set_state(state["generator"].cpu())
     except RuntimeError as error:
         raise CheckpointError(
-            f"the checkpoint is of a run on another kind of device than {generator.device}"
+            f"the checkpoint is of another kind of device than {generator.device}; its run goes on only there"
         ) from error
     model.load_state_dict(state["model"])
     for name, parameter in model.named_parameters():
@@ -101,10 +108,13 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
     """The content of `folder`/checkpoint.pt with its tensors on `device`; None where there is none.
 
     Raises:
-        CheckpointError: the file was cut short or changed, or is no checkpoint of a run.
+        CheckpointError: the file was cut short or changed, is no checkpoint of a run, or is gone while the one before
+            is there.
     """
-    path = folder / LATEST
+    path, previous = folder / LATEST, folder / PREVIOUS
     if not path.exists():
+        if previous.exists():
+            raise CheckpointError(f"{path} is gone; the one before is there: mv {previous} {path}")
         return None
     try:
         content = _load_whole(path, device)
@@ -112,7 +122,6 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
             raise CheckpointError(f"{path} is no checkpoint of a run")
         return content
     except CheckpointError as error:
-        previous = folder / PREVIOUS
         offer = f"; the one before may be whole: mv {previous} {path}" if previous.exists() else ""
         raise CheckpointError(f"{error}{offer}") from error
 

@@ -19,7 +19,7 @@ from src.config import composed, load_saved, one_line_errors
 from src.digit_image import read
 from src.evaluate import scores_for
 from src.experiment import load_trained
-from src.plots import HEIGHTS, SAID, draw_label_bars, label_heights, save_figure
+from src.plots import HEIGHTS, draw_label_bars, label_heights, save_figure
 from src.runlog import HEADLINE_RULES
 from src.samples import NUM_CLASSES
 
@@ -43,7 +43,7 @@ def table(scores: dict[str, Tensor]) -> str:
     widths = [max(map(len, [header, *cells])) for header, cells in columns.items()]
     rows = zip(*([header, *cells] for header, cells in columns.items()), strict=True)
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    chosen = {f"{SAID[rule]} ({sources[rule]}):": label for rule, label in headlines(scores).items()}
+    chosen = {f"{HEADLINE_RULES[rule]} ({sources[rule]}):": label for rule, label in headlines(scores).items()}
     width = max(map(len, chosen))
     return "\n".join([*lines, *(f"{said.ljust(width)} {label}" for said, label in chosen.items())])
 
@@ -61,7 +61,7 @@ def draw(original: Image.Image, pixels: Tensor, scores: dict[str, Tensor]) -> Fi
         axis.set(title=title, xticks=[], yticks=[])
     for axis, (rule, label) in zip(axes[2:], chosen.items(), strict=True):
         draw_label_bars(axis, label_heights(scores[rule], rule), label)
-        axis.set(title=f"{SAID[rule].capitalize()}: {label}", xlabel="label", ylabel=HEIGHTS[rule])
+        axis.set(title=f"{HEADLINE_RULES[rule].capitalize()}: {label}", xlabel="label", ylabel=HEIGHTS[rule])
         if rule == "one_pass":
             axis.set_ylim(0, 100)
     return figure

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException
@@ -238,26 +239,19 @@ class Config:
 ConfigStore.instance().store(name="schema", node=Config)
 
 
-def _keys(section: str, kind: type) -> set[str]:
-    return {f"{section}.{field.name}" for field in fields(kind)}
-
-
-UNSUPERVISED, RECURRENT = _keys("unsupervised", UnsupervisedConfig), _keys("recurrent", RecurrentConfig)
-UNUSED = {  # by method: what it makes no use of
-    "supervised": {"model.grids", *UNSUPERVISED, *RECURRENT},
+UNUSED = {  # by method: sections and values that it makes no use of
+    "supervised": {"model.grids", "unsupervised", "recurrent"},
     "backprop": {
-        *_keys("model", ModelConfig) - {"model.hidden_dims"},
-        *("training.negatives", "training.step", "training.compile"),
-        *UNSUPERVISED,
-        *RECURRENT,
+        *(f"model.{field.name}" for field in fields(ModelConfig) if field.name != "hidden_dims"),
+        *("training.negatives", "training.step", "training.compile", "unsupervised", "recurrent"),
     },
-    "unsupervised": {"training.negatives", *RECURRENT},
-    "recurrent": {"model.grids", "model.weight_scale", "training.step", *UNSUPERVISED},
+    "unsupervised": {"training.negatives", "recurrent"},
+    "recurrent": {"model.grids", "model.weight_scale", "training.step", "unsupervised"},
 }
 
 
 def unused_keys(method: str, grids: Sequence[int] | None) -> set[str]:
-    """The keys whose values a run with `method` and `model.grids` makes no use of."""
+    """The sections and keys that a run with `method` and `model.grids` makes no use of."""
     return UNUSED[method] | ({"model.field"} if grids is None else set())
 
 
@@ -291,8 +285,11 @@ def load(values: DictConfig) -> Config:
     config = _converted(values)
     defaults = OmegaConf.load(CONFIGS / "config.yaml")
     for key in sorted(unused_keys(config.method, config.model.grids)):
+        if "." not in key:
+            continue  # a section, whose name says that it is for another method
         value = OmegaConf.select(values, key)
-        _check(value == OmegaConf.select(defaults, key), key, value, f"of no use to method={config.method}")
+        rule = f"of no use to method={config.method}" if key != "model.field" else "of no use without model.grids"
+        _check(value == OmegaConf.select(defaults, key), key, value, rule)
     return config
 
 
@@ -373,7 +370,12 @@ def one_line_errors() -> Iterator[None]:
             raise
         sys.exit(f"error: {explain(error)}")
     except RuntimeError as error:
-        if SHOW_TRACEBACK or not type(error).__module__.startswith("submitit"):
+        if SHOW_TRACEBACK:
+            raise
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            sizes = "model.hidden_dims, training.batch_size or evaluation.batch_size"
+            sys.exit(f"error: out of memory; smaller {sizes} may help")
+        if not type(error).__module__.startswith("submitit"):
             raise
         sys.exit(f"error: {explain(error)}")  # Slurm took no job, or gave none back
     except StoppedJob as stopped:

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+import shlex
 import shutil
 import sys
 import time
@@ -38,7 +40,7 @@ from src.model import FFNet, dense_layers
 from src.recurrent import RecurrentFFNet
 from src.runlog import RunLog, provenance, read_result, write_json
 from src.samples import NUM_CLASSES, blurring, hard_negative_labels, hybrids, random_masks, uniform_negative_labels
-from src.train import Diverged, Phase, Step, gain_of, make_optimizer, train_epochs, train_step
+from src.train import READOUT, Diverged, Phase, Step, gain_of, make_optimizer, train_epochs, train_step
 from src.unsupervised import UnsupervisedFFNet
 
 log = logging.getLogger(__name__)
@@ -65,8 +67,9 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     """
     if resume and (out_dir / "result.json").exists():
         raise ConfigError(f"resume={out_dir}: that run is finished; its result is in result.json")
-    if not resume and (out_dir / "metrics.jsonl").exists():
-        raise ConfigError(f"{out_dir} already holds a run; choose another hydra.run.dir, or resume={out_dir}")
+    taken = ConfigError(f"{out_dir} already holds a run; choose another hydra.run.dir, or {resuming(out_dir)}")
+    if not resume and (out_dir / "config.yaml").exists():
+        raise taken
     origin = provenance()  # of the code that is about to run, not of what the checkout becomes meanwhile
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
@@ -74,8 +77,12 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         root=Path(config.data.root), device=device, validation_images=config.data.validation_images
     )
     if not resume:
+        config.precision = precision  # so that it is the same when the run is resumed, on whatever machine
         out_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(out_dir / "config.yaml", OmegaConf.to_yaml(config).encode())
+        try:
+            write_atomically(out_dir / "config.yaml", OmegaConf.to_yaml(config).encode(), replace=False)
+        except FileExistsError as error:  # another run began there at the same time
+            raise taken from error
     log.info(f"{config.name}: training on {len(train)} images, {describe(device)}, {precision}; run in {out_dir}")
 
     model = build_model(config, PRECISIONS[precision]).to(device)
@@ -113,24 +120,25 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     return results
 
 
+def resuming(folder: Path) -> str:
+    """The override that goes on with the run in `folder`, as it is typed: quoted for Hydra and the shell if need be."""
+    plain = re.fullmatch(r"[\w./+-]+", str(folder))
+    return f"resume={folder}" if plain else shlex.quote(f'resume="{folder}"')
+
+
 def load_trained(config: Config, folder: Path) -> nn.Module:
     """The net of the finished run in `folder`, whose configuration is `config`, on its device.
 
-    The products' precision is the one that the run had, where `config` says "auto".
-
     Raises:
-        ConfigError: the run is not finished, or one of its files is damaged or of another architecture.
+        ConfigError: there is no model.pt (the run is not finished, or its net was not kept), or it is damaged or of
+            another architecture.
     """
     device = resolve_device(config.device)
-    precision = config.precision
-    if precision == "auto" and (folder / "result.json").is_file():
-        try:
-            precision = read_result(folder)["precision"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{folder / 'result.json'} is damaged; precision=fp32 or bf16 does without it") from error
-    model = build_model(config, PRECISIONS[resolve_precision(precision, device)]).to(device)
+    model = build_model(config, PRECISIONS[resolve_precision(config.precision, device)]).to(device)
     if not (folder / "model.pt").is_file():
-        raise ConfigError(f"{folder}: this run is not finished (no model.pt); go on with resume={folder}")
+        if (folder / "result.json").is_file():
+            raise ConfigError(f"{folder}: this run's net was not kept (no model.pt)")
+        raise ConfigError(f"{folder}: this run is not finished (no model.pt); go on with {resuming(folder)}")
     try:
         load_model(model, folder / "model.pt")
     except CheckpointError as error:
@@ -157,11 +165,16 @@ def evaluate(config: Config, folder: Path) -> dict[str, Any]:
         in result.json (empty where there is none).
 
     Raises:
-        ConfigError, DataError: as `tested`.
+        ConfigError, DataError: as `tested`; or result.json is damaged.
     """
+    try:
+        before = read_result(folder) if (folder / "result.json").is_file() else {}
+    except ValueError as error:
+        raise ConfigError(
+            f"{folder / 'result.json'} is damaged ({error}); without it, the net can be tested"
+        ) from error
     _, test, scores = tested(config, folder)
     errors = count_errors(scores, test.labels)
-    before = read_result(folder) if (folder / "result.json").is_file() else {}
     prefix = "test_errors_"
     return {
         "test_images": len(test),
@@ -227,11 +240,13 @@ def train_model(
                 done = {"epoch": epoch, "state": training_state(model, generator), "train_seconds": train_seconds}
                 if saved:
                     save(out_dir, done, run_log)
+            with stop.allowed():  # for a signal that came after the last step
+                pass
         except Stopped as stopped:
             run_log.record_pending()
             if done["epoch"]:
                 save(out_dir, done, run_log)
-            log.info(f"stopped after epoch {done['epoch']} of {epochs}; go on with: python -m main resume={out_dir}")
+            log.info(f"stopped after epoch {done['epoch']} of {epochs}; go on with: python -m main {resuming(out_dir)}")
             raise SystemExit(stopped.exit_status) from stopped
     return train_seconds
 
@@ -244,10 +259,9 @@ def divergence_told(config: Config, out_dir: Path, run_log: RunLog) -> Iterator[
     except Diverged as diverged:
         epoch = len(run_log.records) + 1  # on a GPU it is found out while the next one is under way
         kept = f"{out_dir / LATEST} is of an epoch before" if (out_dir / LATEST).exists() else "no checkpoint yet"
-        raise ConfigError(
-            f"{diverged} in epoch {epoch}; a lower training.learning_rate (now {config.training.learning_rate:g}) "
-            f"may help; {kept}"
-        ) from diverged
+        key = "readout_learning_rate" if diverged.of == READOUT and config.method != "backprop" else "learning_rate"
+        help = f"a lower training.{key} (now {getattr(config.training, key):g}) may help"
+        raise ConfigError(f"{diverged} in epoch {epoch}; {help}; {kept}") from diverged
 
 
 def save(out_dir: Path, done: dict[str, Any], run_log: RunLog) -> None:

@@ -7,7 +7,7 @@ from types import FrameType
 
 
 class Stopped(BaseException):
-    """A signal came; `exit_status` is what the shell expects of a process that it ended: 130 or 143."""
+    """A signal came; `exit_status` is what the shell expects of a process that it ended: 130, 143 or 140."""
 
     def __init__(self, signal_number: int):
         self.exit_status = 128 + signal_number

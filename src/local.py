@@ -63,7 +63,7 @@ def local_layers(
         options: passed on to every `LocalFFLayer`.
     """
     layers, side, channels_below = [], SIDE, 1
-    stride = (SIDE - field) // max(grids[0] - 1, 1)
+    stride = (SIDE - field) // (grids[0] - 1)
     for dim, grid in zip(hidden_dims, grids, strict=True):
         channels = dim // grid**2
         fan = field**2 * channels_below if weight_scale == "fan_in" else channels

@@ -24,7 +24,7 @@ from src.experiment import tested
 from src.layers import goodness
 from src.model import FFNet
 from src.recurrent import FIRST_AVERAGED, LAST_AVERAGED, RecurrentFFNet
-from src.runlog import HEADLINE_RULES, read_metrics
+from src.runlog import HEADLINE_RULES, headline, read_metrics
 from src.samples import NUM_CLASSES, blurring, hybrids, random_masks
 from src.unsupervised import UnsupervisedFFNet
 
@@ -33,7 +33,6 @@ DPI = 110
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 POSITIVE, NEGATIVE = COLOURS[:2]
 GREY = "#999999"
-SAID = {"goodness": "by goodness", "one_pass": "in one pass"}  # how a headline rule chooses
 HEIGHTS = {"goodness": "goodness above the lowest one's", "one_pass": "probability (%)"}
 
 
@@ -49,7 +48,7 @@ def plot_run(folder: Path, model: nn.Module, test: Examples, scores: dict[str, T
     """
     scores = {rule: of_classes.cpu() for rule, of_classes in scores.items()}
     images, labels = test.images.cpu(), test.labels.cpu()
-    rule = next(rule for rule in HEADLINE_RULES if rule in scores)
+    rule = headline(scores)
     chosen = scores[rule].argmax(dim=1)
     figures = {
         "learning_curve": draw_learning_curve(read_metrics(folder)),
@@ -151,10 +150,10 @@ def draw_learning_curve(metrics: list[dict]) -> Figure:
     if validated:
         axis = remaining.pop(0)
         when = [record["epoch"] for record in validated]
-        for rule, colour in zip(HEADLINE_RULES, COLOURS, strict=False):
+        for (rule, how), colour in zip(HEADLINE_RULES.items(), COLOURS, strict=False):
             if rule in validated[0]["validation_errors"]:
                 errors = [100 * record["validation_errors"][rule] / record["validation_images"] for record in validated]
-                axis.plot(when, errors, "o-", color=colour, label=SAID[rule])
+                axis.plot(when, errors, "o-", color=colour, label=how)
         axis.set(title="Validation error", ylabel="error (%)", ylim=(0, 1.1 * axis.get_ylim()[1]))
     for axis in axes[0]:
         axis.set_xlabel("epoch")
@@ -303,8 +302,9 @@ def draw_confusion(chosen: Tensor, labels: Tensor, rule: str) -> Figure:
             if count:
                 axis.text(choice, label, count, ha="center", va="center", color="white" if dark else "black", size=9)
     wrong = mistakes.sum().item()
+    share = f"{wrong} of {len(labels):,} test images wrong ({100 * wrong / len(labels):.2f} %)"
     axis.set(
-        title=f"{wrong} of {len(labels):,} test images wrong ({100 * wrong / len(labels):.2f} %), {SAID[rule]}",
+        title=f"{share}, {HEADLINE_RULES[rule]}",
         xlabel="chosen label", ylabel="true label", xticks=range(NUM_CLASSES), yticks=range(NUM_CLASSES),
     )  # fmt: skip
     figure.colorbar(picture, label="mistakes", shrink=0.8)
@@ -347,7 +347,8 @@ def draw_most_wrong(images: Tensor, labels: Tensor, scores: Tensor, rule: str, c
         bars.set_title(f"true {labels[image]}, chosen {chosen[image]}", size=9)
         draw_label_bars(bars, heights[image], labels[image].item())
     figure.suptitle(
-        f"Test images most wrongly classified {SAID[rule]}, and each label's {HEIGHTS[rule]} (blue: the true one's)",
+        f"Test images most wrongly classified {HEADLINE_RULES[rule]}, "
+        f"and each label's {HEIGHTS[rule]} (blue: the true one's)",
         size=11,
     )
     return figure
@@ -363,10 +364,12 @@ def main() -> None:
         config = load_saved(arguments.folder, composed("device=auto"), "evaluate", ["device=auto"])
         if not (arguments.folder / "model.pt").is_file():
             metrics = read_metrics(arguments.folder) if (arguments.folder / "metrics.jsonl").is_file() else []
+            finished = (arguments.folder / "result.json").is_file()
+            why = "its net was not kept" if finished else "it is not finished"
             if not metrics:
-                raise ConfigError(f"{arguments.folder}: there is nothing to draw yet, not one epoch is done")
+                raise ConfigError(f"{arguments.folder}: of this run there is nothing to draw ({why})")
             print(save_figure(draw_learning_curve(metrics), arguments.folder / "learning_curve.png"))
-            print("This run is not finished (no model.pt); the other pictures need its net.")
+            print(f"The other pictures need the net of this run ({why}: no model.pt).")
             return
         config.data.root = arguments.data_root or config.data.root
         for path in plot_run(arguments.folder, *tested(config, arguments.folder)):

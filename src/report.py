@@ -8,14 +8,13 @@ import argparse
 import csv
 import io
 import sys
-from collections.abc import Container
 from itertools import groupby
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from src.checkpoint import write_atomically
-from src.runlog import HEADLINE_RULES, clock
+from src.runlog import HEADLINE_RULES, clock, headline
 from src.runs import (
     Run,
     compared_values,
@@ -58,7 +57,6 @@ PUBLISHED_FOR = {  # experiment -> rule of classification and published test err
     "local_receptive_fields": ("one_pass", "1.16"),
     "recurrent": ("goodness", "1.31"),
 }
-RULES = dict(zip(HEADLINE_RULES, ("by goodness", "in one pass"), strict=True))
 IN_COLUMNS = ("name", "model.hidden_dims", "training.epochs", "data.validation_images")  # of their own in the table
 
 
@@ -78,11 +76,6 @@ def net_name(hidden_dims: list[int]) -> str:
     return "-".join(map(str, hidden_dims))
 
 
-def headline(rules: Container[str]) -> str:
-    """The rule of classification that counts most, of those that a run has: the paper's for its method."""
-    return next(rule for rule in RULES if rule in rules)
-
-
 def layers_line(result: dict[str, Any]) -> str:
     """A line on the errors by each layer alone and by all layers; empty where the method has no such rules."""
     errors = percent_wrong(result)
@@ -96,9 +89,9 @@ def layers_line(result: dict[str, Any]) -> str:
 
 def result_table(result: dict[str, Any]) -> str:
     """The closing table of one run: its test errors beside those published for its method, and its protocol."""
-    errors = {rule: f"{error:.2f}" for rule, error in percent_wrong(result).items() if rule in RULES}
+    errors = {rule: f"{error:.2f}" for rule, error in percent_wrong(result).items() if rule in HEADLINE_RULES}
     ours = (f"this run ({result['name']})", net_name(result["hidden_dims"]), str(result["epochs"]), errors)
-    first, *others = [RULES[rule] for rule in errors]
+    first, *others = [HEADLINE_RULES[rule] for rule in errors]
     then = f" and {result['readout_epochs']} of the read-outs alone" if result["readout_epochs"] else ""
     table = markdown(
         ["", "net", "epochs", f"test error (%) {first}", *others],
@@ -310,11 +303,11 @@ def comparison(sides: dict[str, list[Run]]) -> str:
     from src.compare import summarise, verdict, welch
 
     of_sides = {name: errors_by_rule(runs) for name, runs in sides.items()}
-    if not any(all(rule in of_side for of_side in of_sides.values()) for rule in RULES):
-        found = " and ".join(f"'{name}' {RULES[headline(of_side)]}" for name, of_side in of_sides.items())
+    if not any(all(rule in of_side for of_side in of_sides.values()) for rule in HEADLINE_RULES):
+        found = " and ".join(f"'{name}' {HEADLINE_RULES[headline(of_side)]}" for name, of_side in of_sides.items())
         sys.exit(f"error: --compare needs a way to classify that both configurations have: {found} have none in common")
     rows, sentences = [], []
-    for rule, what in RULES.items():
+    for rule, what in HEADLINE_RULES.items():
         samples = {name: of_side[rule] for name, of_side in of_sides.items() if rule in of_side}
         means = [with_interval(summarise(samples[name])) if name in samples else "-" for name in sides]
         test = welch(*samples.values()) if len(samples) == 2 else None

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from importlib.metadata import version
 from multiprocessing import parent_process
 from pathlib import Path
@@ -20,8 +20,13 @@ from src.checkpoint import write_atomically
 from src.train import check_finite
 
 log = logging.getLogger(__name__)
-HEADLINE_RULES = ("goodness", "one_pass")
+HEADLINE_RULES = {"goodness": "by goodness", "one_pass": "in one pass"}  # of which the first counts that a net has
 REPOSITORY = Path(__file__).parent.parent
+
+
+def headline(rules: Container[str]) -> str:
+    """The rule of classification that counts most, of those that a net has: the paper's for its method."""
+    return next(rule for rule in HEADLINE_RULES if rule in rules)
 
 
 class HostCopy:
@@ -107,8 +112,8 @@ class RunLog:
         check_finite(record["loss"], record["readout_loss"])
         if errors:
             record["validation_errors"] = {rule: count.read() for rule, count in errors.items()}
-            headline = (record["validation_errors"][rule] for rule in HEADLINE_RULES if rule in errors)
-            shares = "/".join(f"{100 * count / record['validation_images']:.2f}" for count in headline)
+            counts = (record["validation_errors"][rule] for rule in HEADLINE_RULES if rule in errors)
+            shares = "/".join(f"{100 * count / record['validation_images']:.2f}" for count in counts)
             self.validation = f", val. error {shares} %"
         self.records.append(record)
         self.file.write(json.dumps(record) + "\n")
@@ -157,8 +162,9 @@ def clock(seconds: float) -> str:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run's metrics.jsonl, one an epoch."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    """The records of a run's metrics.jsonl, one an epoch; a last line that was not written to its end is left out."""
+    *lines, _ = (folder / "metrics.jsonl").read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines]
 
 
 def read_result(folder: Path) -> dict[str, Any]:

@@ -68,6 +68,8 @@ def check_jobs(config: DictConfig) -> None:
 def load_job(values: DictConfig, overrides: Sequence[str]) -> Config:
     """The checked configuration of a run: its own, or the saved one of the run that it goes on with or tests."""
     for key in MAY_DIFFER:
+        if values[key] == "":
+            raise ConfigError(f"{key}=: names no run's folder")
         if values[key]:
             return load_saved(Path(values[key]), values, key, overrides)
     return load(values)

@@ -110,7 +110,7 @@ def train_step(
 
     Returns:
         sums over the batch: the logistic "loss" of each layer ([L]), "pairs_ordered_wrongly" by each layer ([L], where
-        the negative has the higher goodness), and "readout_loss", the read-out's cross-entropy (scalar).
+        the negative has no less goodness), and "readout_loss", the read-out's cross-entropy (scalar).
     """
     # Neutral pass: trains the read-out, and says which wrong labels are hard.
     logits = model.logits(embed_neutral(images))
@@ -142,8 +142,15 @@ def readout_figures(readout_loss: Tensor, count: int) -> dict[str, Tensor]:
     return step_figures(no_layer, no_layer, readout_loss.detach())
 
 
+READOUT = "the read-out"
+
+
 class Diverged(RuntimeError):
     """A loss is no longer a finite number. The message names it."""
+
+    def __init__(self, of: str, loss: float):
+        super().__init__(f"the loss of {of} became {loss}")
+        self.of = of
 
 
 def check_finite(losses: Sequence[float], readout_loss: float) -> None:
@@ -151,10 +158,10 @@ def check_finite(losses: Sequence[float], readout_loss: float) -> None:
     Raises:
         Diverged: one of the losses, of layers 1.. or the read-out, is infinite or not a number.
     """
-    named = {f"layer {layer}": loss for layer, loss in enumerate(losses, start=1)} | {"the read-out": readout_loss}
+    named = {f"layer {layer}": loss for layer, loss in enumerate(losses, start=1)} | {READOUT: readout_loss}
     for name, loss in named.items():
         if not math.isfinite(loss):
-            raise Diverged(f"the loss of {name} became {loss}")
+            raise Diverged(name, loss)
 
 
 class Phase(NamedTuple):

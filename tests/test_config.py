@@ -113,10 +113,7 @@ def test_every_experiment_file_says_how_to_run_it(experiment):
             "training.negatives=uniform: of no use to method=unsupervised",
         ),
         ("method=recurrent training.step=plain", "training.step=plain: of no use to method=recurrent"),
-        ("method=recurrent model.field=7", "model.field=7: of no use to method=recurrent"),
-        ("method=unsupervised model.field=7", "model.field=7: of no use to method=unsupervised"),
-        ("unsupervised.blurs=3", "unsupervised.blurs=3: of no use to method=supervised"),
-        ("recurrent.damping=0.5", "recurrent.damping=0.5: of no use to method=supervised"),
+        ("method=unsupervised model.field=7", "model.field=7: of no use without model.grids"),
         ("training.step=plain training.compile=true", "training.compile=True: needs training.step=fast"),
         (
             "experiment=local_receptive_fields training.compile=true",
@@ -172,8 +169,8 @@ def test_refusals_of_local_receptive_fields(overrides, expected):
         "model.field=1",
         "model.grids=[3,2] model.hidden_dims=[9,4] model.field=8",
         "model.grids=[2,1] model.hidden_dims=[4,1] model.field=27",
+        "recurrent.iterations=5 recurrent.first_learning_iteration=5",
         "unsupervised.blurs=0 unsupervised.readout_epochs=0",
-        "model.grids=null method=recurrent recurrent.iterations=5 recurrent.first_learning_iteration=5",
     ],
 )
 def test_what_just_about_fits_is_accepted(overrides):
@@ -196,9 +193,9 @@ def test_an_experiment_file_is_checked_like_the_command_line(tmp_path, content, 
 
 
 def test_a_saved_run_may_have_had_other_defaults_for_what_it_did_not_use(tmp_path):
-    values = src.config.composed("recurrent.damping=0.5")
+    values = src.config.composed("model.field=7")
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(values))
-    assert load_saved(tmp_path, DEFAULTS).recurrent.damping == 0.5
+    assert load_saved(tmp_path, DEFAULTS).model.field == 7
 
 
 def test_a_missing_device_is_refused(monkeypatch):

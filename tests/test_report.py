@@ -95,15 +95,6 @@ def write_method(folder: Path, method: str, seeds: int = 1, more: float = 0.0, *
 
 
 @pytest.fixture
-def one_thread():
-    """For nets so small that a second thread costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
 def command(monkeypatch, capsys):
     """Runs `python -m src.report ARGUMENT...` in this process; returns its exit status, stdout and stderr."""
 
@@ -321,7 +312,7 @@ def test_the_squares_of_local_receptive_fields_count_only_where_there_are_any(tm
 
 
 @pytest.mark.parametrize("method", UNUSED)
-def test_a_value_makes_no_other_row_just_where_the_trained_net_is_the_same(tmp_path, one_thread, method):
+def test_a_value_makes_no_other_row_just_where_the_trained_net_is_the_same(tmp_path, method):
     images = torch.randint(0, 256, (40, SIDE * SIDE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     examples = Examples(images, torch.arange(40) % 10)
     config = composed(

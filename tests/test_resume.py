@@ -4,6 +4,7 @@ import io
 import json
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from src.checkpoint import (
 )
 from src.config import ConfigError, load_saved
 from src.config import composed as values_of
-from src.experiment import run
+from src.experiment import resuming, run
 from src.interrupt import Stopped
 from src.runlog import RunLog
 
@@ -146,6 +147,51 @@ def test_killed_at_random_moments(tmp_path, overrides, whole):
         assert_same_run(tmp_path / str(trial), whole)
 
 
+def test_a_signal_after_the_last_step_stops_the_run_too(monkeypatch, tmp_path, overrides, whole):
+    save = experiment.save
+
+    def save_and_be_stopped(out_dir, done, run_log):
+        save(out_dir, done, run_log)
+        if done["epoch"] == EPOCHS:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(experiment, "save", save_and_be_stopped)
+    config = composed(*overrides)
+    with pytest.raises(SystemExit) as stopped:
+        run(config, tmp_path)
+    assert stopped.value.code == 143 and not (tmp_path / "result.json").exists()
+    run(config, tmp_path, resume=True)
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_run_keeps_the_precision_it_began_with(monkeypatch, tmp_path, overrides):
+    config = composed(*overrides, "precision=auto", "training.epochs=2", "training.checkpoint_every=1")
+    monkeypatch.setattr("src.experiment.resolve_precision", lambda name, device: "bf16" if name == "auto" else name)
+    run(config, tmp_path)
+    monkeypatch.undo()
+    assert load_saved(tmp_path, values_of()).precision == "bf16"
+
+
+def test_of_two_runs_that_begin_in_a_folder_one_is_refused(monkeypatch, tmp_path, overrides):
+    load_mnist = experiment.load_mnist
+
+    def while_another_begins(**arguments):
+        (tmp_path / "config.yaml").write_text("the other's")
+        return load_mnist(**arguments)
+
+    monkeypatch.setattr(experiment, "load_mnist", while_another_begins)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        run(composed(*overrides), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert (tmp_path / "config.yaml").read_text() == "the other's"
+
+
+@pytest.mark.parametrize("folder", ["runs/a+b-1.5", "runs/a b", "runs/x=1,y=2", "runs/(1)", "it's"])
+def test_the_advice_to_resume_can_be_typed_as_it_stands(folder):
+    (override,) = shlex.split(resuming(Path(folder)))
+    assert values_of(override).resume == folder
+
+
 def test_a_run_without_a_checkpoint_starts_again(tmp_path, overrides, whole):
     (tmp_path / "config.yaml").write_bytes((whole / "config.yaml").read_bytes())
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "half a rec')
@@ -231,6 +277,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(tmp_path, over
         ConfigError, match=f"{latest} is damaged .*; the one before may be whole: mv {previous} {latest}"
     ):
         run(composed(*overrides), tmp_path, resume=True)
+    latest.unlink()
+    with pytest.raises(ConfigError, match=f"{latest} is gone; the one before is there: mv {previous} {latest}"):
+        run(composed(*overrides), tmp_path, resume=True)
     previous.replace(latest)
     run(composed(*overrides), tmp_path, resume=True)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == EPOCHS
@@ -279,7 +328,7 @@ def test_a_checkpoint_of_another_kind_of_device_is_refused_and_changes_nothing()
     optimizer_for(model), optimizer_for(other)
     of_a_gpu = training_state(model, torch.Generator()) | {"generator": torch.zeros(16, dtype=torch.uint8)}
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
-    with pytest.raises(CheckpointError, match="of a run on another kind of device than cpu"):
+    with pytest.raises(CheckpointError, match="of another kind of device than cpu"):
         restore_training_state(other, torch.Generator(), of_a_gpu)
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
 
@@ -322,6 +371,14 @@ def test_a_loss_that_is_looked_at_late_as_on_a_gpu_is_told_of_its_own_epoch(monk
         monkeypatch.setattr(experiment, "train_epochs", stopped_in_the_second)
     config = composed(*overrides, "training.learning_rate=1e20")
     with pytest.raises(ConfigError, match=r"the loss of layer \d became (inf|nan) in epoch 1;.* no checkpoint yet"):
+        run(config, tmp_path)
+
+
+def test_a_read_out_that_diverges_is_told_of_its_own_rate(tmp_path, overrides):
+    config = composed(*overrides, "training.readout_learning_rate=1e30", "training.step=plain")
+    with pytest.raises(
+        ConfigError, match=r"the read-out became .* a lower training.readout_learning_rate \(now 1e\+30\)"
+    ):
         run(config, tmp_path)
 
 

@@ -100,10 +100,15 @@ def test_a_saved_run_is_tested_again(learned, mnist_root):
     assert {path for path in learned[0].rglob("*") if path.is_file() and path.name != "main.log"} == set(before)
 
 
+def unfinish(folder: Path) -> None:
+    for name in ("model.pt", "result.json"):
+        (folder / name).unlink()
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda folder: (folder / "model.pt").unlink(), "this run is not finished (no model.pt); go on with resume="),
+        (unfinish, "this run is not finished (no model.pt); go on with resume="),
         (lambda folder: (folder / "model.pt").write_bytes(b"PK"), "model.pt is damaged or not ours"),
         (lambda folder: (folder / "config.yaml").unlink(), "there is no run (no config.yaml)"),
     ],
@@ -134,10 +139,13 @@ def test_pictures_are_drawn_again(learned, mnist_root, tmp_path):
     for picture in PICTURES:
         assert (tmp_path / picture).read_bytes() == (learned[0] / picture).read_bytes()
     (tmp_path / "model.pt").unlink()
+    (tmp_path / "result.json").unlink()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 5, "lo')  # killed while it wrote
     for picture in PICTURES:
         (tmp_path / picture).unlink()
     done = command(str(tmp_path), module="src.plots")
-    assert done.returncode == 0 and "not finished" in done.stdout
+    assert done.returncode == 0 and "it is not finished" in done.stdout
     assert [path.name for path in tmp_path.glob("*.png")] == ["learning_curve.png"]
     done = command(str(tmp_path / "elsewhere"), module="src.plots")
     assert (done.returncode, done.stdout) == (1, "")
@@ -201,6 +209,48 @@ def test_bad_input_is_one_line_before_any_data_is_loaded(tmp_path):
             assert done.stderr.startswith("error: "), override
             assert len(done.stderr.splitlines()) == 1, override
     assert not (tmp_path / "data").exists()
+
+
+def one_line(*arguments: str, **options: str) -> str:
+    done = command(*arguments, **options)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    return done.stderr
+
+
+def test_other_bad_input_is_one_line(tmp_path, learned):
+    kept = str(REPOSITORY / "results" / "fast" / "seed0")
+    damaged = Path(shutil.copytree(learned[0], tmp_path / "damaged"))
+    (damaged / "result.json").write_text("{")
+    with ThreadPoolExecutor() as pool:
+        lines = pool.map(
+            lambda arguments: one_line(*arguments[0], module=arguments[1]),
+            [
+                (["resume="], "main"),
+                ([f"evaluate={kept}"], "main"),
+                ([f"evaluate={damaged}", "device=cpu"], "main"),
+                (["model.hidden_dims=[1000000000,1000000000]", f"hydra.run.dir={tmp_path / 'run'}"], "main"),
+                ([kept], "src.plots"),
+                (["--show", str(tmp_path / "no.json")], "benchmarks.speed"),
+            ],
+        )
+        assert list(lines) == [
+            "error: resume=: names no run's folder\n",
+            f"error: {kept}: this run's net was not kept (no model.pt)\n",
+            f"error: {damaged / 'result.json'} is damaged (Expecting property name enclosed in double quotes: "
+            "line 1 column 2 (char 1)); without it, the net can be tested\n",
+            "error: out of memory; smaller model.hidden_dims, training.batch_size or evaluation.batch_size may help\n",
+            f"error: {kept}: of this run there is nothing to draw (its net was not kept)\n",
+            f"error: [Errno 2] No such file or directory: '{tmp_path / 'no.json'}'\n",
+        ]
+
+
+def test_a_requeued_job_whose_run_is_finished_says_its_result(tmp_path, learned):
+    folder = Path(shutil.copytree(learned[0], tmp_path / "run"))
+    before = (folder / "result.json").read_bytes()
+    done = command(f"hydra.run.dir={folder}", SLURM_RESTART_COUNT="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "this run (matlab)" in done.stdout and "Tested once" in done.stdout
+    assert (folder / "result.json").read_bytes() == before
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(learned, mnist_root):

@@ -191,6 +191,17 @@ def slurm(tmp_path) -> Path:
     return tmp_path
 
 
+def test_what_slurm_refuses_is_one_line(slurm, mnist_root):
+    (slurm / "bin" / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition: gpu' >&2\nexit 1\n")
+    done = command(
+        "-m", "hydra/launcher=slurm", "hydra.launcher.partition=gpu", f"hydra.sweep.dir={slurm / 'sweep'}", *SMALL,
+        f"data.root={mnist_root}", PATH=f"{slurm / 'bin'}{os.pathsep}{os.environ['PATH']}",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ") and "invalid partition: gpu" in done.stderr
+
+
 def test_slurm_jobs_are_saved_when_pre_empted_and_go_on_when_requeued(slurm, mnist_root):
     sweep = slurm / "sweep"
     arguments = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.cpus_per_task=1"]
