@@ -284,6 +284,7 @@ def test_a_run_without_a_whole_net_is_named(run_folder, test_set, tmp_path, monk
     net.write_bytes(net.read_bytes()[:-1000])
     assert refusal(monkeypatch, run_folder, image).count(f"{net} is damaged") == 1
     net.unlink()
+    (run_folder / "result.json").unlink()
     assert f"this run is not finished (no model.pt); go on with resume={run_folder}" in refusal(
         monkeypatch, run_folder, image
     )
