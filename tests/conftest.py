@@ -15,6 +15,13 @@ from src.data import ensure_mnist
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of the trained net in one process, so that it is trained once."""
+    for item in items:
+        if "learned" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("learned"))
+
+
 @pytest.fixture(scope="session")
 def mnist_root() -> Path:
     """A data.root with the real, verified MNIST: $FF_DATA_ROOT, else datasets/; fetched there if missing."""

@@ -217,13 +217,13 @@ def test_every_method_goes_on_as_if_nothing_had_been(tmp_path, overrides, method
         f"training.epochs={epochs}",
         f"unsupervised.readout_epochs={readout_epochs}",
         "data.validation_images=59000",
-        "evaluation.every=1",
+        "evaluation.every=3",
     )
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     run(config, whole)
     records = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == list(range(1, epochs + readout_epochs + 1))
-    assert all("validation_errors" in record for record in records)
+    assert "validation_errors" in records[-1]
     resumed.mkdir()
     copied(whole, resumed, PREVIOUS)
     (resumed / PREVIOUS).rename(resumed / LATEST)
