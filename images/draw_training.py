@@ -174,8 +174,9 @@ def draw_readout(label: int, wrong: int, logits: Tensor) -> None:
         if k == label:
             plt.plot(centre, 289, "x", ms=7, mew=1.4, color="black")
         if k == wrong:
-            arrow([(centre, 318), (centre, 493), (48, 493), (48, 378)], NEGATIVE)
-            text(centre - 10, 350, "one wrong label\nsampled from it", ha="right", color=NEGATIVE)
+            edge = x + 212  # along which the way passes by what is written below, whichever label it starts from
+            arrow([(centre, 318), (centre, 330), (edge, 330), (edge, 493), (48, 493), (48, 378)], NEGATIVE)
+            text(edge - 10, 352, "one wrong label\nsampled from it", ha="right", color=NEGATIVE)
     line([(x + 4, 298), (x + 204, 298)], "black", 1)
     arrow([(x + 4, 440), (x + 32, 440)], GRADIENT, 2.6)
     text(x + 42, 440, "gradient, stays\nin its layer", ha="left")
