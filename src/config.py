@@ -221,12 +221,7 @@ class Config:
             f"leaves a batch of one of {images} training images, and a hybrid needs two",
         )
         compile = self.training.compile
-        _check(
-            not compile or self.training.step == "fast",
-            "training.compile",
-            compile,
-            "needs training.step=fast",
-        )
+        _check(not compile or self.training.step == "fast", "training.compile", compile, "needs training.step=fast")
         _check(not compile or not self.model.grids, "training.compile", compile, "of no use to local receptive fields")
         _check_choice("device", self.device, "auto", "cpu", "cuda", "mps")
         _check_choice("precision", self.precision, "auto", *PRECISIONS)

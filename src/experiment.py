@@ -67,9 +67,9 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     """
     if resume and (out_dir / "result.json").exists():
         raise ConfigError(f"resume={out_dir}: that run is finished; its result is in result.json")
-    taken = ConfigError(f"{out_dir} already holds a run; choose another hydra.run.dir, or {resuming(out_dir)}")
+    taken = f"{out_dir} already holds a run; choose another hydra.run.dir, or {resuming(out_dir)}"
     if not resume and (out_dir / "config.yaml").exists():
-        raise taken
+        raise ConfigError(taken)
     origin = provenance()  # of the code that is about to run, not of what the checkout becomes meanwhile
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
@@ -82,7 +82,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         try:
             write_atomically(out_dir / "config.yaml", OmegaConf.to_yaml(config).encode(), replace=False)
         except FileExistsError as error:  # another run began there at the same time
-            raise taken from error
+            raise ConfigError(taken) from error
     log.info(f"{config.name}: training on {len(train)} images, {describe(device)}, {precision}; run in {out_dir}")
 
     model = build_model(config, PRECISIONS[precision]).to(device)
@@ -260,8 +260,8 @@ def divergence_told(config: Config, out_dir: Path, run_log: RunLog) -> Iterator[
         epoch = len(run_log.records) + 1  # on a GPU it is found out while the next one is under way
         kept = f"{out_dir / LATEST} is of an epoch before" if (out_dir / LATEST).exists() else "no checkpoint yet"
         key = "readout_learning_rate" if diverged.of == READOUT and config.method != "backprop" else "learning_rate"
-        help = f"a lower training.{key} (now {getattr(config.training, key):g}) may help"
-        raise ConfigError(f"{diverged} in epoch {epoch}; {help}; {kept}") from diverged
+        advice = f"a lower training.{key} (now {getattr(config.training, key):g}) may help"
+        raise ConfigError(f"{diverged} in epoch {epoch}; {advice}; {kept}") from diverged
 
 
 def save(out_dir: Path, done: dict[str, Any], run_log: RunLog) -> None:

@@ -47,7 +47,7 @@ def train_step(
         h = activity(layer, length_normalise(h), weight)
         features.append(length_normalise(h))
     features = torch.cat(features, dim=1).to(dtype)
-    logits = F.linear(features, model.readout_weight.to(dtype)).float()
+    logits = linear(features, model.readout_weight, dtype)
     readout_loss = F.cross_entropy(logits, labels)
     negative_labels = draw_negative_labels(logits, labels)
 

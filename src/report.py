@@ -199,24 +199,24 @@ def published_table(rows: list[dict[str, Any]]) -> str:
     if not rows:
         sys.exit("error: none of these runs is an experiment with a published error, with that experiment's values")
 
-    def cells(row: dict[str, Any]) -> list[str]:
-        rule, error = row["published"]
-        errors = row["errors"]
+    formatted = []
+    for row in rows:
+        (rule, error), errors = row["published"], row["errors"]
         of_all = errors.get(f"{rule}_all_layers") or errors.get(f"{rule}_all_iterations")
-        ours = mean_and_deviation(errors.get(rule))
-        protocol = [str(row["epochs"]), f"{row['images']:,}", rule.replace("_", " ")]
-        return [
-            f"`{row['run']}`",
-            row["net"],
-            *protocol,
-            error,
-            ours,
-            mean_and_deviation(of_all),
-            str(len(row["seeds"])),
-        ]
-
-    header = ["run", "net", "epochs", "images", "rule", "published", "here", "all layers or iterations", "n"]
-    return markdown(header, [cells(row) for row in rows])
+        formatted.append(
+            {
+                "run": f"`{row['run']}`",
+                "net": row["net"],
+                "epochs": str(row["epochs"]),
+                "images": f"{row['images']:,}",
+                "rule": rule.replace("_", " "),
+                "published": error,
+                "here": mean_and_deviation(errors.get(rule)),
+                "all layers or iterations": mean_and_deviation(of_all),
+                "n": str(len(row["seeds"])),
+            }
+        )
+    return markdown(list(formatted[0]), [list(cells.values()) for cells in formatted])
 
 
 def summary_table(rows: list[dict[str, Any]]) -> str:

@@ -104,10 +104,7 @@ def test_every_experiment_file_says_how_to_run_it(experiment):
         ("training.epochs", "missing EQUAL"),
         ("method=adam", "method=adam: must be one of supervised, backprop, unsupervised, recurrent"),
         ("method=backprop training.compile=true", "training.compile=True: of no use to method=backprop"),
-        (
-            "method=backprop model.threshold=2",
-            "model.threshold=2.0: of no use to method=backprop",
-        ),
+        ("method=backprop model.threshold=2", "model.threshold=2.0: of no use to method=backprop"),
         (
             "method=unsupervised training.negatives=uniform",
             "training.negatives=uniform: of no use to method=unsupervised",
@@ -174,7 +171,7 @@ def test_refusals_of_local_receptive_fields(overrides, expected):
     ],
 )
 def test_what_just_about_fits_is_accepted(overrides):
-    composed(*LOCAL, *overrides.split())
+    assert composed(*LOCAL, *overrides.split()).method == "unsupervised"
 
 
 @pytest.mark.parametrize(

@@ -325,9 +325,8 @@ def test_without_a_compiler_that_is_said(monkeypatch, examples, way):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-@pytest.mark.parametrize(
-    "batch_size", [BATCH // 2, BATCH]
-)  # the last one of an epoch as large as the others, or smaller
+# The last batch of an epoch is as large as the others, or smaller.
+@pytest.mark.parametrize("batch_size", [BATCH // 2, BATCH])
 @pytest.mark.parametrize("overrides", WAYS.values(), ids=WAYS)
 def test_a_cuda_graph_trains_as_single_launches_do(examples, overrides, batch_size):
     examples = Examples(examples.images.cuda(), examples.labels.cuda())
