@@ -8,25 +8,26 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from src.config import composed, load_saved, one_line_errors
-from src.digit_image import read
-from src.evaluate import scores_for
-from src.experiment import load_trained
-from src.plots import HEIGHTS, draw_label_bars, label_heights, save_figure
-from src.runlog import HEADLINE_RULES
-from src.samples import NUM_CLASSES
+from src import methods
+from src.config.errors import one_line_errors
+from src.config.loading import load_saved
+from src.datasets.photographs import read
+from src.evaluate import load_trained
+from src.negatives.codes import NUM_CLASSES
+from src.pictures.figures import HEIGHTS, draw_label_bars, label_heights, new_figure, save_figure
+from src.training.log import HEADLINES
+from src.training.validation import scores_for
 
 
 def headlines(scores: dict[str, Tensor]) -> dict[str, int]:
     """The label of one image by each headline rule that there are scores for ([10])."""
-    return {rule: int(scores[rule].argmax()) for rule in HEADLINE_RULES if rule in scores}
+    return {rule: int(scores[rule].argmax()) for rule in HEADLINES if rule in scores}
 
 
 def table(scores: dict[str, Tensor]) -> str:
@@ -43,7 +44,7 @@ def table(scores: dict[str, Tensor]) -> str:
     widths = [max(map(len, [header, *cells])) for header, cells in columns.items()]
     rows = zip(*([header, *cells] for header, cells in columns.items()), strict=True)
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    chosen = {f"{HEADLINE_RULES[rule]} ({sources[rule]}):": label for rule, label in headlines(scores).items()}
+    chosen = {f"{HEADLINES[rule]} ({sources[rule]}):": label for rule, label in headlines(scores).items()}
     width = max(map(len, chosen))
     return "\n".join([*lines, *(f"{said.ljust(width)} {label}" for said, label in chosen.items())])
 
@@ -52,16 +53,15 @@ def draw(original: Image.Image, pixels: Tensor, scores: dict[str, Tensor]) -> Fi
     """One image as given and as the net sees it (uint8 [28, 28]), and its scores ([10]) by the headline rules."""
     chosen = headlines(scores)
     widths = [1, 1] + len(chosen) * [1.4]
-    figure, axes = plt.subplots(
-        1, len(widths), figsize=(2.7 * sum(widths), 3.4), width_ratios=widths, layout="constrained"
-    )
+    figure = new_figure(2.7 * sum(widths), 3.4)
+    axes = figure.subplots(1, len(widths), width_ratios=widths)
     titles = {"as given": original, "as the net sees it, 28 x 28": pixels}
     for axis, (title, picture) in zip(axes, titles.items(), strict=False):
         axis.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255)
         axis.set(title=title, xticks=[], yticks=[])
     for axis, (rule, label) in zip(axes[2:], chosen.items(), strict=True):
         draw_label_bars(axis, label_heights(scores[rule], rule), label)
-        axis.set(title=f"{HEADLINE_RULES[rule].capitalize()}: {label}", xlabel="label", ylabel=HEIGHTS[rule])
+        axis.set(title=f"{HEADLINES[rule].capitalize()}: {label}", xlabel="label", ylabel=HEIGHTS[rule])
         if rule == "one_pass":
             axis.set_ylim(0, 100)
     return figure
@@ -87,11 +87,11 @@ def main() -> None:
     parser.add_argument("images", type=Path, metavar="IMAGE", nargs="+", help="PNG, JPEG or another kind of picture")
     arguments = parser.parse_args()
     with one_line_errors():
-        # A few images need no GPU, and this machine may have none.
-        config = load_saved(arguments.folder, composed("device=cpu"), "evaluate", ["device=cpu"])
-        model = load_trained(config, arguments.folder)
+        config = load_saved(arguments.folder)
+        net = load_trained(arguments.folder, device="cpu")  # a few images need no GPU
         originals, pixels = zip(*map(read, arguments.images), strict=True)
-        scores = scores_for(model, torch.stack(pixels).flatten(1), config.evaluation.batch_size)
+        images = torch.stack(pixels).flatten(1)
+        scores = scores_for(methods.named(config.method).scores, net, images, config.evaluation.batch_size)
         paths = picture_paths(arguments.folder / "classified", arguments.images)
         paths[0].parent.mkdir(exist_ok=True)
         for number, (image, path) in enumerate(zip(arguments.images, paths, strict=True)):

@@ -1,18 +1,97 @@
-"""What a net says of examples, and its errors by every rule of classification: over every example."""
+"""Tests the net of a finished run again: `python -m src.evaluate RUN_FOLDER`. Nothing is written."""
 
-import torch
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
 from torch import Tensor, nn
 
-from src.classify import class_scores
-from src.data import to_unit
+from src import methods
+from src.config.errors import one_line_errors
+from src.config.loading import load_saved
+from src.config.values import ConfigError
+from src.datasets.batches import Examples
+from src.datasets.table import load_test
+from src.experiment import new_net, resuming
+from src.results.tables import errors_table
+from src.training.checkpoint import CheckpointError, load_model
+from src.training.device import resolve_device, resolve_precision
+from src.training.log import read_result
+from src.training.validation import count_errors, scores_for
 
 
-def scores_for(model: nn.Module, images: Tensor, batch_size: int) -> dict[str, Tensor]:
-    """`class_scores` of `images` (uint8 [N, D] -> each [N, 10]), `batch_size` at a time."""
-    batches = [class_scores(model, to_unit(batch)) for batch in images.split(batch_size)]
-    return {rule: torch.cat([scores[rule] for scores in batches]) for rule in batches[0]}
+def load_trained(folder: Path, device: str = "auto") -> nn.Module:
+    """The net of the finished run in `folder`, on a device that may be another than the run's.
+
+    Raises:
+        ConfigError: there is no model.pt (the run is not finished, or its net was not kept), or it is damaged or of
+            another architecture.
+    """
+    config, device = load_saved(folder), resolve_device(device)
+    config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
+    net = new_net(config).to(device)
+    if not (folder / "model.pt").is_file():
+        if (folder / "result.json").is_file():
+            raise ConfigError(f"{folder}: this run's net was not kept (no model.pt)")
+        raise ConfigError(f"{folder}: this run is not finished (no model.pt); go on with {resuming(folder)}")
+    try:
+        load_model(net, folder / "model.pt")
+    except CheckpointError as error:
+        raise ConfigError(f"{folder}: {error}") from error
+    return net
 
 
-def count_errors(scores: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
-    """Wrongly classified examples by rule, as scalar tensors on the device (reading one makes the host wait)."""
-    return {rule: (of_classes.argmax(dim=1) != labels).sum() for rule, of_classes in scores.items()}
+def tested(
+    folder: Path, device: str = "auto", data_root: str | None = None
+) -> tuple[nn.Module, Examples, dict[str, Tensor]]:
+    """The net of the finished run in `folder`, the test images, and its scores for them by every way to classify.
+
+    Raises:
+        ConfigError, DataError: as `load_trained` and `load_test`.
+    """
+    config, net = load_saved(folder), load_trained(folder, device)
+    test = load_test(config.dataset, data_root or config.data.root, resolve_device(device))
+    scores = scores_for(methods.named(config.method).scores, net, test.images, config.evaluation.batch_size)
+    return net, test, scores
+
+
+def evaluate(folder: Path, device: str = "auto", data_root: str | None = None) -> dict[str, Any]:
+    """Tests the net of the finished run in `folder` again.
+
+    Returns:
+        "test_errors", counts by every way to classify on the "test_images"; "test_errors_before", those in result.json
+        (empty where there is none).
+
+    Raises:
+        ConfigError, DataError: as `tested`; or result.json is damaged.
+    """
+    try:
+        before = read_result(folder) if (folder / "result.json").is_file() else {}
+    except ValueError as error:
+        raise ConfigError(
+            f"{folder / 'result.json'} is damaged ({error}); without it, the net can be tested"
+        ) from error
+    _, test, scores = tested(folder, device, data_root)
+    prefix = "test_errors_"
+    return {
+        "test_images": len(test),
+        "test_errors": {rule: int(count) for rule, count in count_errors(scores, test).items()},
+        "test_errors_before": {
+            key.removeprefix(prefix): count for key, count in before.items() if key.startswith(prefix)
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="RUN_FOLDER")
+    parser.add_argument("--device", default="auto", help="as the key device of a run")
+    parser.add_argument("--data-root", help="where the data are, if no longer where the run found them")
+    arguments = parser.parse_args()
+    with one_line_errors():
+        print(errors_table(evaluate(arguments.folder, arguments.device, arguments.data_root)))
+
+
+if __name__ == "__main__":
+    main()

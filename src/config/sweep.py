@@ -1,0 +1,128 @@
+"""Several runs at once (`python -m main -m`): checked before the first one starts, and ended one by one."""
+
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, open_dict
+
+from src.config.errors import USER_ERRORS, explain, one_line_errors
+from src.config.loading import load, load_saved, saved_run
+from src.config.values import Config, ConfigError
+from src.training.signals import EXIT_STATUSES, StoppedJob
+
+log = logging.getLogger(__name__)
+stopped: int | None = None  # this process was told to stop: the exit status; jobs that wait for it do not start then
+
+
+class BeforeSweep(Callback):
+    """Hydra calls this once, before it launches the jobs of a sweep."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        choices = config.hydra.runtime.choices
+        with one_line_errors():  # Hydra would make a warning of an error
+            if choices["hydra/sweeper"] == "basic":
+                check_jobs(config)
+            check_launcher(choices["hydra/launcher"], config.hydra.launcher)
+        if choices["hydra/launcher"] == "joblib":
+            # Ctrl-C reaches every process. This one would kill its workers while they save their runs, and so would
+            # the loss of a worker that has nothing to do. Workers inherit this; `job` has them listen while they work.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def check_launcher(name: str, launcher: DictConfig) -> None:
+    """Raises ConfigError where the launcher would end in a traceback."""
+    if name == "joblib" and launcher.n_jobs == 0:
+        raise ConfigError("hydra.launcher.n_jobs=0: must be the number of runs at a time, or -1 for one a core")
+    if launcher._target_.endswith("SlurmLauncher") and not (shutil.which("sbatch") and shutil.which("srun")):
+        raise ConfigError(
+            f"hydra/launcher={name}: there is no Slurm here (sbatch and srun are not on the PATH); "
+            "start it on a cluster's login node, or use hydra/launcher=joblib"
+        )
+
+
+def check_jobs(config: DictConfig) -> None:
+    """Raises one of USER_ERRORS if a job of the sweep that `config` (Hydra's own included) describes is no good."""
+    loader = GlobalHydra.instance().config_loader()
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(config.hydra.overrides.task))
+    for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
+        for job_overrides in batch:
+            job_config = loader.load_sweep_config(config, job_overrides)
+            with open_dict(job_config):
+                del job_config["hydra"]
+            load_job(job_config, job_overrides)
+
+
+def load_job(values: DictConfig, overrides: Sequence[str], folder: Path | None = None) -> tuple[Config, bool]:
+    """The checked configuration of a run, and whether it goes on with one that has begun.
+
+    Such a run keeps its own configuration: the one that is resumed, or the one in `folder` (where this run is to be)
+    when Slurm has put its job back into the queue.
+    """
+    if values.resume == "":
+        raise ConfigError("resume=: names no run's folder")
+    if values.resume:
+        return load_saved(Path(values.resume), overrides), True
+    if folder and int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0 and saved_run(str(folder)):
+        return load_saved(folder), True
+    return load(values), False
+
+
+@cache  # once in a process
+def end_with_parent() -> None:
+    """Has this worker save its run and end when whoever waits for it has gone: killed, for example."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        while True:  # the first signal ends the run, a later one the process
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def job() -> Iterator[None]:
+    """Around one run of a sweep: what ends it is left to Hydra, which goes on with the others and then fails.
+
+    Ctrl-C and SIGTERM end a sweep. Where its jobs run in processes of their own, each says so by `StoppedJob`, as other
+    ways would have the launcher kill the jobs that are still saving.
+    """
+    global stopped
+    own_process = HydraConfig.get().runtime.choices["hydra/launcher"] != "basic"
+    if stopped is not None:
+        raise StoppedJob(stopped)
+    if parent_process():
+        end_with_parent()
+    inherited = signal.getsignal(signal.SIGINT)
+    if own_process:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    except USER_ERRORS as error:
+        log.error(f"error: {explain(error)}")
+        raise
+    except (KeyboardInterrupt, SystemExit) as stop:
+        status = stop.code if isinstance(stop, SystemExit) else 130
+        if not own_process or status not in EXIT_STATUSES:
+            raise
+        stopped = status
+        raise StoppedJob(status) from stop
+    finally:
+        signal.signal(signal.SIGINT, inherited)

@@ -1,0 +1,130 @@
+"""The general values of a configuration, their types and their ranges; configs/config.yaml gives each value's source.
+
+What a layer or a method has of its own is declared beside it, by the same means. This module imports nothing of the
+project, so that everything may import it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
+from inspect import getmembers, isfunction
+from types import ModuleType
+from typing import Any
+
+from omegaconf import MISSING
+
+SIDE = 28  # pixels: height and width of an image of MNIST's format
+
+
+class ConfigError(ValueError):
+    """A value that cannot be used. The message names the key, the value and what is allowed."""
+
+
+def choices(module: ModuleType) -> dict[str, Callable]:
+    """The public functions that `module` defines, by name."""
+    own = getmembers(module, lambda member: isfunction(member) and member.__module__ == module.__name__)
+    return {name: function for name, function in own if not name.startswith("_")}
+
+
+def _ruled(rule: Callable[[Any], str | None]) -> Any:
+    """A field without a default; `rule` says what is wrong with a value, or None."""
+    return field(default=MISSING, metadata={"rule": rule})
+
+
+def number(*, at_least: float = -math.inf, above: float = -math.inf, below: float = math.inf) -> Any:
+    """A field for a finite number within these bounds."""
+    bounds = {"at least": at_least, "above": above, "below": below}
+    words = " and ".join(f"{name} {bound:g}" for name, bound in bounds.items() if math.isfinite(bound))
+
+    def rule(value: float) -> str | None:
+        fits = math.isfinite(value) and value >= at_least and above < value < below
+        return None if fits else f"must be {words}"
+
+    return _ruled(rule)
+
+
+def one_of(*names: str) -> Any:
+    """A field for one of these strings."""
+    return _ruled(lambda value: None if value in names else f"must be one of {', '.join(names)}")
+
+
+def widths(*, at_least: int, reason: str) -> Any:
+    """A field for the widths d_1..d_L of at least so many hidden layers; `reason` begins with "because"."""
+
+    def rule(dims: list[int]) -> str | None:
+        if len(dims) < at_least:
+            return f"must name at least {at_least} hidden layer{'s' if at_least > 1 else ''}, {reason}"
+        return None if all(dim >= 1 for dim in dims) else "every width must be at least 1"
+
+    return _ruled(rule)
+
+
+def check(values: Any, prefix: str = "") -> None:
+    """
+    Raises:
+        ConfigError: a field of the dataclass `values`, or of one within it, breaks its rule.
+    """
+    for its_field in fields(values):
+        key, value = prefix + its_field.name, getattr(values, its_field.name)
+        if is_dataclass(value):
+            check(value, f"{key}.")
+        elif "rule" in its_field.metadata and (wrong := its_field.metadata["rule"](value)):
+            raise ConfigError(f"{key}={value}: {wrong}")
+
+
+@dataclass
+class Data:
+    root: str = MISSING
+    validation_images: int = number(at_least=0)
+    jitter: int = number(at_least=0, below=SIDE)
+
+
+@dataclass
+class Model:
+    """What every net has; a method's values are a subclass, and the keyword arguments of its `net`."""
+
+    hidden_dims: list[int] = widths(at_least=1, reason="because a read-out reads it")
+
+
+@dataclass
+class Training:
+    """What every training has; a method's values are a subclass."""
+
+    epochs: int = number(at_least=1)
+    batch_size: int = number(at_least=1)
+    learning_rate: float = number(at_least=0)
+    weight_decay: float = number(at_least=0)
+    readout_learning_rate: float = number(at_least=0)
+    readout_weight_decay: float = number(at_least=0)
+    momentum: float = number(at_least=0, below=1)
+    decay_in_momentum: bool = MISSING
+    cuda_graph: bool = MISSING
+    checkpoint_every: int = number(at_least=0)
+
+
+@dataclass
+class Evaluation:
+    every: int = number(at_least=0)
+    batch_size: int = number(at_least=1)
+
+
+@dataclass
+class Logging:
+    pictures: bool = MISSING
+    tensorboard: bool = MISSING
+
+
+@dataclass
+class Config:
+    name: str = MISSING
+    method: str = MISSING
+    dataset: str = MISSING
+    seed: int = number(at_least=0, below=2**63)
+    device: str = one_of("auto", "cpu", "cuda", "mps")
+    precision: str = one_of("auto", "fp32", "bf16")
+    resume: str | None = None
+    data: Data = MISSING
+    model: Model = MISSING
+    training: Training = MISSING
+    evaluation: Evaluation = MISSING
+    logging: Logging = MISSING

@@ -1,0 +1,60 @@
+"""Examples as tensors on the device: batches, jitter, pixels in [0, 1]. No label is written into pixels here."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from src.config.values import SIDE
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images and their classes."""
+
+    images: Tensor  # uint8 [N, 784], 0 is background, row after row
+    labels: Tensor  # int64 [N], 0..9
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, part: slice) -> "Examples":
+        return Examples(self.images[part], self.labels[part])
+
+    def to(self, device: torch.device | str) -> "Examples":
+        return Examples(self.images.to(device), self.labels.to(device))
+
+
+def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Index tensors (int64, on the generator's device) that together are one permutation of 0..n-1.
+
+    Every batch has `batch_size` indices except the last, which may have fewer: no example is dropped. The
+    permutation is drawn at the call, not at the first batch, so that it depends on the order of calls alone.
+    """
+    order = torch.randperm(n, generator=generator, device=generator.device)
+    return iter(order.split(batch_size) if n else ())  # split makes one empty batch of nothing
+
+
+def jitter(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
+    """Each image [B, 784] moved by its own (dy, dx), uniform over the integers of [-max_shift, max_shift]^2.
+
+    Two pixels make the 25 shifts of section 3.3. Vacated pixels are zero. A generator on the images' device spares a
+    host-to-device copy per call.
+    """
+    if max_shift == 0:
+        return images
+    count, k = len(images), max_shift
+    shifts = torch.randint(-k, k + 1, (2, count, 1), generator=generator, device=generator.device)
+    padded = F.pad(images.view(count, SIDE, SIDE), (k, k, k, k))  # [B, 28 + 2k, 28 + 2k]
+    # The pixel that lands at row i comes from row i - dy, which is k further down in the padded image.
+    sources = torch.arange(SIDE, device=images.device) + k - shifts.to(images.device)  # [2, B, 28]
+    rows, columns = sources[0, :, :, None], sources[1, :, None, :]
+    image = torch.arange(count, device=images.device)[:, None, None]
+    return padded[image, rows, columns].view(count, SIDE * SIDE)
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 pixels 0..255 as float32 in [0, 1], any shape."""
+    return images.to(torch.float32) / 255

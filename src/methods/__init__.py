@@ -1,0 +1,32 @@
+"""The methods: one section of the paper each, one module each, with its values in configs/method/NAME.yaml.
+
+A method's module has
+- `SECTION`, and `PUBLISHED`: what was published of it, the only place where these figures stand;
+- `Model` and `Training`: the types and ranges of the values in `model` and `training`;
+- `new_net(**model, generator, matmul_dtype)`: a new net, on the CPU;
+- `phases(net, **training)`: what is trained, in order, with which update and which optimiser;
+- `scores(net, images)`: the score of every class by every way to classify (images in [0, 1], [B, 784] -> each [B, 10]);
+  the first is the paper's;
+- `pictures(net, test, scores, **training)`: what can be drawn of a trained net, by file name;
+- `SMALLEST_BATCH`: how many images an update needs.
+"""
+
+from importlib import import_module
+from types import ModuleType
+from typing import NamedTuple
+
+
+class Published(NamedTuple):
+    """A published test error, and the experiment that repeats it."""
+
+    experiment: str
+    source: str
+    net: str
+    epochs: str
+    rule: str  # of classification
+    error: str  # in percent
+
+
+def named(method: str) -> ModuleType:
+    """The module of a method."""
+    return import_module(f"{__name__}.{method}")

@@ -1,0 +1,114 @@
+"""The back-propagation baseline: the same stack of ReLU layers, trained end to end on the classes (section 3.1)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from src.config import values
+from src.config.values import SIDE
+from src.datasets.batches import Examples
+from src.layers.products import add_outer, linear, rows, significant
+from src.layers.readout import Readout
+from src.methods import Published
+from src.training.epochs import Phase, step_figures
+from src.training.optimiser import age_gradients, make_optimizer
+
+SECTION = "3.1"
+SMALLEST_BATCH = 1
+PUBLISHED = [Published("backprop", "Hinton's paper", "a few layers", "about 20", "one_pass", "about 1.4")]
+
+
+@dataclass
+class Model(values.Model):
+    pass
+
+
+@dataclass
+class Training(values.Training):
+    pass
+
+
+class BackpropNet(nn.Module):
+    """Hidden layers h_l = relu(W_l h_{l-1} + b_l) over the pixels, and a read-out of the last one.
+
+    Args:
+        input_dim, hidden_dims: d_0 and d_1..d_L.
+        generator: source of the initial weights, W_l ~ N(0, 2 / d_{l-1}), which keeps the mean square of the activities
+            (He et al. 2015); biases and read-out start at zero.
+        matmul_dtype: of the matrix products between hidden layers.
+    """
+
+    def __init__(
+        self, input_dim: int, hidden_dims: Sequence[int], *, generator: torch.Generator, matmul_dtype: torch.dtype
+    ):
+        super().__init__()
+        dims = list(pairwise([input_dim, *hidden_dims]))
+        self.weights = nn.ParameterList(
+            (2 / fan_in) ** 0.5 * torch.randn(fan_out, fan_in, generator=generator) for fan_in, fan_out in dims
+        )
+        self.biases = nn.ParameterList(torch.zeros(fan_out) for _, fan_out in dims)
+        self.readout = Readout(dims[-1][1])
+        self.matmul_dtype = matmul_dtype
+
+    def activities(self, images: Tensor) -> list[Tensor]:
+        """h_0..h_L ([B, 784], pixels in [0, 1] -> L + 1 tensors [B, d_l])."""
+        all_h = [images]
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            all_h.append(linear(all_h[-1], weight, self.matmul_dtype).add_(bias).relu_())
+        return all_h
+
+
+def new_net(*, hidden_dims: Sequence[int], generator: torch.Generator, matmul_dtype: torch.dtype) -> BackpropNet:
+    """A new net with initial weights from `generator`."""
+    return BackpropNet(SIDE * SIDE, hidden_dims, generator=generator, matmul_dtype=matmul_dtype)
+
+
+@torch.no_grad()
+def step(
+    net: BackpropNet, optimizer: torch.optim.SGD, images: Tensor, labels: Tensor, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """One update of all weights by the gradient of the mean cross-entropy; returns `step_figures`.
+
+    It is written out as the other methods' are, to be compared with them: what Forward-Forward does without is the one
+    line that carries dz down through the weights.
+    """
+    dtype = net.matmul_dtype
+    all_h = net.activities(images)
+    logits = net.readout(all_h[-1])
+    share = age_gradients(optimizer)
+    readout_loss = net.readout.learn(all_h[-1], logits, labels, share)
+
+    d_logits = net.readout.error(logits, labels) * share
+    cases = significant(d_logits.abs().amax(dim=1))
+    all_h = [rows(h, cases) for h in all_h]
+    dz = (rows(d_logits, cases) @ net.readout.weight) * (all_h[-1] > 0)
+    for layer in reversed(range(len(net.weights))):
+        net.biases[layer].grad.add_(dz.sum(dim=0))
+        add_outer(net.weights[layer].grad, dz, all_h[layer], dtype)
+        if layer > 0:
+            dz = linear(dz, net.weights[layer].T, dtype) * (all_h[layer] > 0)
+    optimizer.step()
+    return step_figures([], readout_loss)
+
+
+def phases(net: BackpropNet, *, epochs: int, **rates) -> list[Phase]:
+    """One. `rates` are those of `make_optimizer`."""
+    optimizer = make_optimizer(net.named_parameters(), **rates)
+    return [Phase(epochs, optimizer, partial(step, net, optimizer))]
+
+
+@torch.no_grad()
+def scores(net: BackpropNet, images: Tensor) -> dict[str, Tensor]:
+    """By the read-out ([B, 784] -> [B, 10])."""
+    return {"one_pass": net.readout(net.activities(images)[-1])}
+
+
+def pictures(net: BackpropNet, test: Examples, scores: dict[str, Tensor], **_) -> dict:
+    """First-layer weights."""
+    from src.pictures.figures import draw_receptive_fields
+
+    return {"receptive_fields": draw_receptive_fields(net.weights[0].detach().cpu())}

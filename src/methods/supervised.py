@@ -1,0 +1,186 @@
+"""The supervised net: label codes in the image, three passes, one update (section 3.3)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from src.config import values
+from src.config.values import SIDE, choices, one_of, widths
+from src.datasets.batches import Examples
+from src.layers.layer import FFLayer, LayerModel, length_normalise, root_mean_square
+from src.layers.products import linear
+from src.layers.readout import Readout
+from src.layers.stack import activities, dense_layers
+from src.methods import Published
+from src.negatives import wrong_labels
+from src.negatives.codes import NUM_CLASSES, embed, neutral, one_hot
+from src.training.compiling import compiled
+from src.training.epochs import Phase, step_figures
+from src.training.optimiser import age_gradients, make_optimizer
+
+SECTION = "3.3"
+SMALLEST_BATCH = 1
+WRONG_LABELS = choices(wrong_labels)
+PUBLISHED = [
+    Published("paper", "Hinton's paper", "4 x 2000", "60", "goodness", "1.36"),
+    Published("paper_fast", "Hinton's paper, learning rate doubled", "4 x 2000", "40", "goodness", "1.46"),
+    Published("paper_jitter", "Hinton's paper, images jittered", "4 x 2000", "500", "goodness", "0.64"),
+    Published("matlab", "Hinton's Matlab code", "3 x 1000", "100", "goodness", "1.47"),
+    Published("loewex", "loeweX's reimplementation", "3 x 1000", "100", "one_pass", "1.45"),
+]
+
+
+@dataclass
+class Model(LayerModel):
+    hidden_dims: list[int] = widths(at_least=2, reason="because goodness and read-out leave the first one out")
+    weight_scale: str = one_of("fan_in", "fan_out")
+
+
+@dataclass
+class Training(values.Training):
+    negatives: str = one_of(*WRONG_LABELS)
+    compile: bool = values.MISSING
+
+
+class FFNet(nn.Module):
+    """Hidden layers 1..L over the pixels, and a read-out of the normalised activities of layers 2..L."""
+
+    def __init__(self, layers: Sequence[FFLayer]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.readout = Readout(sum(len(layer.bias) for layer in layers[1:]))
+
+    def product_weights(self) -> list[Tensor]:
+        """Every layer's weights in the dtype of its products: one cast for several passes."""
+        return [layer.weight.to(layer.matmul_dtype) for layer in self.layers]
+
+
+class FirstLayer:
+    """The first layer on the same images under several label codes.
+
+    W n(x) = (W_image x_image + W_code x_code) / rms(x): the first product, of all pixels but ten, serves every code.
+    The second is made in fp32.
+
+    Args:
+        images: pixels in [0, 1] ([B, 784]); weight: the layer's, in the dtype of its products.
+    """
+
+    def __init__(self, layer: FFLayer, images: Tensor, weight: Tensor):
+        self.layer = layer
+        self.images = embed(images, images.new_zeros(NUM_CLASSES))
+        self.product = linear(self.images, weight, layer.matmul_dtype)  # [B, d_1]
+
+    def inputs(self, codes: Tensor) -> Tensor:
+        """x, for one or more codes of every image ([K B, 10] -> [K B, 784])."""
+        return embed(self.images.repeat(len(codes) // len(self.images), 1), codes)
+
+    def activity(self, codes: Tensor, x: Tensor) -> Tensor:
+        """h = relu(W n(x) + b), for x = `inputs(codes)` ([K B, 784] -> [K B, d_1])."""
+        image_part = self.product.repeat(len(codes) // len(self.product), 1)
+        product = image_part.addmm_(codes, self.layer.weight[:, :NUM_CLASSES].T)
+        return torch.addcmul(self.layer.bias, product, 1 / root_mean_square(x)).relu_()
+
+
+def new_net(
+    *, hidden_dims: Sequence[int], weight_scale: str, generator: torch.Generator, matmul_dtype: torch.dtype, **options
+) -> FFNet:
+    """A new net with initial weights from `generator`; `options` are those of `FFLayer`."""
+    options |= {"generator": generator, "matmul_dtype": matmul_dtype}
+    return FFNet(dense_layers(SIDE * SIDE, hidden_dims, weight_scale=weight_scale, **options))
+
+
+@torch.no_grad()
+def step(
+    net: FFNet,
+    optimizer: torch.optim.SGD,
+    draw_wrong_labels: Callable[[Tensor, Tensor, torch.Generator], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Three passes of a mini-batch with the same weights, then one update of every layer and the read-out.
+
+    Args:
+        draw_wrong_labels: one of src/negatives/wrong_labels.py.
+        images: pixels in [0, 1] ([B, 784]); labels: true classes ([B], int64).
+
+    Returns:
+        `step_figures`.
+    """
+    weights = net.product_weights()
+    first = FirstLayer(net.layers[0], images, weights[0])
+
+    # Neutral pass: trains the read-out, and says which wrong labels are hard.
+    features = neutral_features(net, first, weights)
+    logits = net.readout(features)
+    wrong_labels = draw_wrong_labels(logits, labels, generator)
+    share = age_gradients(optimizer)
+    readout_loss = net.readout.learn(features, logits, labels, share)
+
+    # Positive and negative pass, one below the other. A layer learns as soon as its activity is known.
+    codes = one_hot(torch.cat([labels, wrong_labels]))
+    x = first.inputs(codes)
+    h = first.activity(codes, x)
+    figures = [net.layers[0].learn(length_normalise(x), h, share)]
+    for layer, weight in zip(net.layers[1:], weights[1:], strict=True):
+        n = length_normalise(h)  # what is handed on is numbers: no gradient of this layer reaches the one below
+        h = layer(n, weight)
+        figures.append(layer.learn(n, h, share))
+    optimizer.step()
+    return step_figures(figures, readout_loss)
+
+
+def neutral_features(net: FFNet, first: FirstLayer, weights: Sequence[Tensor]) -> Tensor:
+    """What the read-out sees: the normalised activities of layers 2..L under the neutral code ([B, d_2 + .. + d_L])."""
+    codes = neutral(first.images).expand(len(first.images), NUM_CLASSES)
+    n, features = length_normalise(first.activity(codes, first.inputs(codes))), []
+    for layer, weight in zip(net.layers[1:], weights[1:], strict=True):
+        n = length_normalise(layer(n, weight))
+        features.append(n)
+    return torch.cat(features, dim=1)
+
+
+def phases(net: FFNet, *, epochs: int, negatives: str, compile: bool, **rates) -> list[Phase]:
+    """One: everything learns together. `rates` are those of `make_optimizer`."""
+    optimizer = make_optimizer(net.named_parameters(), **rates)
+    update = compiled(step) if compile else step
+    return [Phase(epochs, optimizer, partial(update, net, optimizer, WRONG_LABELS[negatives]))]
+
+
+@torch.no_grad()
+def scores(net: FFNet, images: Tensor) -> dict[str, Tensor]:
+    """The two ways to classify, for images whose first pixels are free ([B, 784] -> each [B, 10]).
+
+    Rules: "goodness" (hidden layers 2..L, the paper's), "one_pass" (the read-out's logits after a single pass with the
+    neutral code), "goodness_all_layers" (the first included), "goodness_layer_1".. (one layer alone).
+    """
+    weights = net.product_weights()
+    first = FirstLayer(net.layers[0], images, weights[0])
+    per_label = []
+    for label in range(NUM_CLASSES):
+        codes = one_hot(torch.full((len(images),), label, device=images.device))
+        h = first.activity(codes, first.inputs(codes))
+        all_h = [h, *activities(net.layers[1:], h, weights[1:])]
+        per_label.append(torch.stack([layer.goodness(h) for layer, h in zip(net.layers, all_h, strict=True)]))
+    goodnesses = torch.stack(per_label, dim=2)  # [L, B, 10]
+    return {
+        "goodness": goodnesses[1:].sum(dim=0),
+        "one_pass": net.readout(neutral_features(net, first, weights)),
+        "goodness_all_layers": goodnesses.sum(dim=0),
+        **{f"goodness_layer_{layer}": of_layer for layer, of_layer in enumerate(goodnesses, start=1)},
+    }
+
+
+def pictures(net: FFNet, test: Examples, scores: dict[str, Tensor], **_) -> dict:
+    """First-layer weights, and the goodness of test images under their true and under wrong labels."""
+    from src.pictures.figures import draw_goodness_of_labels, draw_receptive_fields
+
+    weight = net.layers[0].weight.detach().cpu().clone()
+    weight[:, :NUM_CLASSES] = 0  # those of the label's pixels would outshine the rest
+    return {
+        "receptive_fields": draw_receptive_fields(weight),
+        "goodness": draw_goodness_of_labels(scores, test.labels, [layer.theta for layer in net.layers]),
+    }

@@ -1,0 +1,32 @@
+"""The pictures of a finished run."""
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from src import methods
+from src.config.values import Config
+from src.datasets.batches import Examples
+from src.pictures.figures import draw_confusion, draw_learning_curve, draw_most_wrong, save_figure
+from src.training.log import headline, read_metrics
+
+
+def draw_run(config: Config, folder: Path, net: nn.Module, test: Examples, scores: dict[str, Tensor]) -> list[Path]:
+    """All pictures of a run that have a meaning for its method.
+
+    Args:
+        folder: with the metrics.jsonl of the run.
+        test, scores: the test images and what the net says of them by every way to classify ([N, 10]).
+
+    Returns:
+        the files written into `folder`.
+    """
+    scores = {rule: of_classes.cpu() for rule, of_classes in scores.items()}
+    test, rule = test.to("cpu"), headline(scores)
+    figures = {
+        "learning_curve": draw_learning_curve(read_metrics(folder)),
+        "confusion": draw_confusion(scores[rule].argmax(dim=1), test.labels, rule),
+        "most_wrong": draw_most_wrong(test.images, test.labels, scores[rule], rule),
+        **methods.named(config.method).pictures(net, test, scores, **vars(config.training)),
+    }
+    return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]

@@ -1,0 +1,219 @@
+"""Finished runs, found below folders and grouped by their configurations."""
+
+import json
+import os
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from src import methods
+from src.config.loading import CONFIGS, METHODS, composed
+from src.datasets.table import DATASETS
+from src.methods import Published
+from src.training.log import HEADLINES
+
+# Values and sections of a configuration that do not change what is being measured, or stand in the result as well.
+NOT_COMPARED = {
+    "seed", "device", "precision", "data.root", "resume", "logging", "training.compile", "training.cuda_graph",
+    "training.checkpoint_every", "evaluation",
+}  # fmt: skip
+RUN_FILES = {"config.yaml", "metrics.jsonl", "result.json"}
+IN_BOTH = ("name", "method", "dataset", "seed")  # of config.yaml and result.json
+NUMBER = (int, float)
+RESULT_TYPES = {
+    "name": str, "method": str, "dataset": str, "seed": int, "hidden_dims": list, "epochs": int, "train_images": int,
+    "precision": str, "hardware": str, "seconds_per_epoch": NUMBER,
+}  # fmt: skip
+
+
+class NotARun(ValueError):
+    """A folder does not hold a finished run. The message says why."""
+
+
+class Run(NamedTuple):
+    folder: Path
+    result: dict[str, Any]  # the content of result.json, with its method and the processor of its hardware
+    values: dict[str, Any]  # its configuration's `compared_values`
+
+
+def flat(config: dict[str, Any]) -> dict[str, Any]:
+    """{"training": {"epochs": 100}, "seed": 0} -> {"training.epochs": 100, "seed": 0}."""
+    values = {}
+    for key, content in config.items():
+        if isinstance(content, dict):
+            values |= {f"{key}.{name}": value for name, value in content.items()}
+        else:
+            values[key] = content
+    return values
+
+
+def composed_values(*overrides: str) -> dict[str, Any]:
+    return flat(OmegaConf.to_container(composed(*overrides), resolve=True))
+
+
+def defaults_of(values: dict[str, Any]) -> dict[str, Any]:
+    """The `flat` default values of a run's method and data set."""
+    return composed_values(f"method={values['method']}", f"dataset={values['dataset']}")
+
+
+def compared_values(values: dict[str, Any]) -> dict[str, Any]:
+    """{"training.epochs": 100, ...}: those of the `flat` values of a configuration that may change its result.
+
+    A key that was added after the configuration was saved has its default.
+    """
+    values = defaults_of(values) | values
+    left_out = NOT_COMPARED | ({"model.field"} if values.get("model.grids") is None else set())
+    return {key: value for key, value in values.items() if not {key, key.partition(".")[0]} & left_out}
+
+
+def differing(values: dict[str, Any], reference: dict[str, Any], leave_out: tuple[str, ...] = ()) -> str:
+    """ "negatives=uniform, training.batch_size=50": the values that are not those of `reference`, as overrides.
+
+    What `values` has no key for is left out; what `reference` has none for is compared with the defaults. A key goes
+    without its section where that is enough to know it by.
+    """
+    reference = compared_values(defaults_of(values)) | reference
+    last_parts = [key.rpartition(".")[2] for key in {**reference, **values}]
+
+    def override(key: str) -> str:
+        last_part, value = key.rpartition(".")[2], values[key]
+        text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        return f"{last_part if last_parts.count(last_part) == 1 else key}={text}"
+
+    return ", ".join(
+        override(key) for key, value in values.items() if key not in leave_out and value != reference.get(key, "absent")
+    )
+
+
+def published_for(experiment: str) -> Published | None:
+    """What was published of an experiment, if anything was."""
+    every = (published for method in METHODS for published in methods.named(method).PUBLISHED)
+    return next((published for published in every if published.experiment == experiment), None)
+
+
+@cache
+def experiment_values(name: str) -> dict[str, Any] | None:
+    """The `compared_values` of an experiment; None if there is none of this name."""
+    if not (CONFIGS / "experiment" / f"{name}.yaml").is_file():
+        return None
+    return compared_values(composed_values(f"experiment={name}"))
+
+
+def run_folders(folder: Path) -> Iterator[Path]:
+    """The folders, from `folder` down, that hold a file of a run; not hidden ones, where Hydra records overrides."""
+    for parent, below, files in os.walk(folder):
+        below[:] = [name for name in below if not name.startswith(".")]
+        if RUN_FILES & set(files):
+            yield Path(parent)
+
+
+def check_result(result: dict[str, Any]) -> None:
+    """Raises NotARun if `result` lacks a figure of a run's result.json."""
+    wrong = [key for key, kind in RESULT_TYPES.items() if not isinstance(result.get(key), kind)]
+    percentages = {f"test_error_{rule}": error for rule, error in percent_wrong(result).items()}
+    wrong += [key for key, error in percentages.items() if not (isinstance(error, NUMBER) and 0 <= error <= 100)]
+    if not {f"test_error_{rule}" for rule in HEADLINES} & percentages.keys():
+        wrong.append(" or ".join(f"test_error_{rule}" for rule in HEADLINES))
+    if wrong:
+        raise NotARun(f"result.json is not that of a run (no usable {', '.join(wrong)})")
+
+
+def processor_and_threads(hardware: str) -> tuple[str, int]:
+    """ "AMD EPYC, 2 threads" -> ("AMD EPYC", 2); ("NVIDIA H200", 0) where no threads are named."""
+    threads = re.search(r", (\d+) threads?$", hardware)
+    return (hardware[: threads.start()], int(threads[1])) if threads else (hardware, 0)
+
+
+def read_run(folder: Path) -> Run:
+    """The finished run in `folder`.
+
+    Raises:
+        NotARun: it is not finished, or a file is missing, damaged or not a run's.
+    """
+    if not (folder / "result.json").is_file():
+        raise NotARun("there is no result.json (not finished)")
+    if not (folder / "config.yaml").is_file():
+        raise NotARun("there is no config.yaml beside its result.json")
+    try:
+        result = json.loads((folder / "result.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise NotARun(f"result.json cannot be read ({error})") from error
+    if not isinstance(result, dict):
+        raise NotARun("result.json is not that of a run")
+    check_result(result)
+    result["processor"], _ = processor_and_threads(result["hardware"])
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise NotARun(f"config.yaml cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(config, dict) or any(config.get(key) != result[key] for key in IN_BOTH):
+        raise NotARun(f"config.yaml is not that of its result.json (another {', '.join(IN_BOTH)})")
+    for key, known in (("method", METHODS), ("dataset", DATASETS)):
+        if config[key] not in known:
+            raise NotARun(f"there is no {key} {config[key]} here")
+    return Run(folder, result, compared_values(flat(config)))
+
+
+def gather(folders: list[Path]) -> list[Run]:
+    """The finished runs at or below `folders`, sorted by path, each once; stderr names what is skipped, and why.
+
+    Raises:
+        SystemExit: one of the folders does not exist, or none holds a finished run.
+    """
+    found = {}
+    for folder in folders:
+        if not folder.is_dir():
+            sys.exit(f"error: there is no folder {folder}")
+        found |= {path.resolve(): path for path in run_folders(folder)}
+    runs = []
+    for path in sorted(found.values()):
+        try:
+            runs.append(read_run(path))
+        except NotARun as reason:
+            print(f"skipped {path}: {reason}", file=sys.stderr)
+    if not runs:
+        sys.exit(f"error: there is no finished run below {', '.join(map(str, folders))}")
+    return runs
+
+
+def grouped(runs: list[Run], *result_keys: str) -> list[list[Run]]:
+    """`runs` by configuration and by these values of their results."""
+    groups = defaultdict(list)
+    for run in runs:
+        key = (json.dumps(run.values, sort_keys=True), *(run.result[key] for key in result_keys))
+        groups[key].append(run)
+    return list(groups.values())
+
+
+def one_a_seed(group: list[Run]) -> list[Run]:
+    """The runs of a group by seed, each seed once; stderr names what is left out.
+
+    A seed stands for the same initial weights and the same samples, so that a second run of it is no second sample:
+    counting both would make the interval too narrow. The first by path counts, whatever their figures are.
+    """
+    by_seed = {}
+    for run in group:
+        counted = by_seed.setdefault(run.result["seed"], run)
+        if counted is not run:
+            print(f"not counted {run.folder}: the same seed as {counted.folder}", file=sys.stderr)
+    return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+def percent_wrong(result: dict[str, Any]) -> dict[str, float]:
+    """The content of result.json -> test errors in percent, by rule."""
+    prefix = "test_error_"
+    return {key.removeprefix(prefix): value for key, value in result.items() if key.startswith(prefix)}
+
+
+def errors_by_rule(runs: list[Run]) -> dict[str, list[float]]:
+    """Test errors in percent, one a run, by each rule that all `runs` have."""
+    of_runs = [percent_wrong(run.result) for run in runs]
+    return {rule: [errors[rule] for errors in of_runs] for rule in of_runs[0] if all(rule in e for e in of_runs)}

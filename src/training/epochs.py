@@ -1,0 +1,143 @@
+"""The epoch loop of all experiments.
+
+What is random in training is drawn here, in this order: for each epoch the order of the images, then, for each batch,
+the shifts of its images and whatever the update draws.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from src.datasets.batches import Examples, jitter, shuffled_batches, to_unit
+from src.training.cuda_graph import GraphedUpdate
+from src.training.optimiser import gain, set_gain
+
+# An update from images in [0, 1] ([B, D]), labels ([B]) and a generator; it returns `step_figures`.
+Step = Callable[[Tensor, Tensor, torch.Generator], dict[str, Tensor]]
+
+
+class Phase(NamedTuple):
+    """So many epochs with one kind of update, whose rates fall to zero towards the end of them (`gain`)."""
+
+    epochs: int
+    optimizer: torch.optim.SGD
+    step: Step
+
+
+def step_figures(layers: Sequence[tuple[Tensor, Tensor]], readout_loss: Tensor) -> dict[str, Tensor]:
+    """What a step returns: sums over its B images.
+
+    Args:
+        layers: of each layer with a loss of its own, the loss of each pair ([B]) and the goodness of the positives and,
+            after them, of the negatives ([2B]).
+        readout_loss: the cross-entropy of the read-out, summed (scalar).
+
+    Returns:
+        "loss" ([L]), "pairs_ordered_wrongly" ([L]; the negative has no less goodness) and "readout_loss".
+    """
+    if not layers:
+        none = readout_loss.new_zeros(0)
+        return {"loss": none, "pairs_ordered_wrongly": none.long(), "readout_loss": readout_loss}
+    losses, goodnesses = (torch.stack(part) for part in zip(*layers, strict=True))
+    positive, negative = goodnesses.chunk(2, dim=1)
+    return {
+        "loss": losses.sum(dim=1),
+        "pairs_ordered_wrongly": (negative >= positive).sum(dim=1),
+        "readout_loss": readout_loss,
+    }
+
+
+class Diverged(RuntimeError):
+    """A loss is no longer a finite number. The message names it; `rate` is the learning rate that it depends on."""
+
+    def __init__(self, of: str, loss: float, rate: str):
+        super().__init__(f"the loss of {of} became {loss}")
+        self.rate = rate
+
+
+def check_finite(losses: Sequence[float], readout_loss: float) -> None:
+    """
+    Raises:
+        Diverged: one of the losses, of layers 1.. or the read-out, is infinite or not a number.
+    """
+    for layer, loss in enumerate(losses, start=1):
+        if not math.isfinite(loss):
+            raise Diverged(f"layer {layer}", loss, "learning_rate")
+    if not math.isfinite(readout_loss):  # without layers that have losses of their own, all weights depend on it
+        raise Diverged("the read-out", readout_loss, "readout_learning_rate" if losses else "learning_rate")
+
+
+def gain_of(phases: Sequence[Phase], epoch: int) -> tuple[Phase, float]:
+    """The phase that `epoch` of 1.. belongs to, and the factor of its learning rates."""
+    for phase in phases:
+        if epoch <= phase.epochs:
+            return phase, gain(epoch, phase.epochs)
+        epoch -= phase.epochs
+    raise ValueError("the last phase has ended before")
+
+
+def train_epochs(
+    phases: Sequence[Phase],
+    examples: Examples,
+    *,
+    first_epoch: int = 1,
+    batch_size: int,
+    max_shift: int,
+    generator: torch.Generator,
+    cuda_graph: bool = False,
+) -> Iterator[dict[str, Tensor]]:
+    """Trains phase after phase; an epoch is a pass over all `examples`, shuffled each time.
+
+    Args:
+        first_epoch: counted through all phases; later than 1 if the earlier ones were done before.
+        max_shift: jitter of the images, in pixels; 0 for none.
+        generator: on the examples' device.
+        cuda_graph: launch each update on a CUDA device as one graph.
+
+    Yields:
+        after each epoch, the means of the step's figures (on the device: the host need not wait).
+
+    Raises:
+        Diverged: on the CPU, at the step whose loss is infinite or not a number. (On a GPU the host would have to
+            wait; the epoch's figures tell there.)
+    """
+    before = 0  # epochs of the phases before
+    for phase in phases:
+        first_of_phase = max(first_epoch - before, 1)
+        before += phase.epochs
+        if first_of_phase <= phase.epochs:
+            yield from _train_phase(phase, examples, first_of_phase, batch_size, max_shift, generator, cuda_graph)
+
+
+def _train_phase(
+    phase: Phase,
+    examples: Examples,
+    first_epoch: int,
+    batch_size: int,
+    max_shift: int,
+    generator: torch.Generator,
+    cuda_graph: bool,
+) -> Iterator[dict[str, Tensor]]:
+    totals: dict[str, Tensor] = {}
+
+    def update_from(batch: Tensor) -> None:
+        images = to_unit(jitter(examples.images[batch], max_shift=max_shift, generator=generator))
+        sums = phase.step(images, examples.labels[batch], generator)
+        if batch.device.type == "cpu":
+            check_finite(sums["loss"].tolist(), sums["readout_loss"].item())
+        for name, value in sums.items():
+            if name not in totals:
+                totals[name] = torch.zeros_like(value)
+            totals[name] += value
+
+    run = GraphedUpdate(update_from, generator) if cuda_graph else update_from
+    for epoch in range(first_epoch, phase.epochs + 1):
+        set_gain(phase.optimizer, gain(epoch, phase.epochs))
+        for batch in shuffled_batches(n=len(examples), batch_size=batch_size, generator=generator):
+            run(batch)
+        yield {name: total / len(examples) for name, total in totals.items()}
+        for total in totals.values():
+            total.zero_()

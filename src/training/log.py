@@ -1,0 +1,196 @@
+"""What a run says and leaves behind: progress, metrics.jsonl, result.json."""
+
+import json
+import logging
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Container, Sequence
+from importlib.metadata import version
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from src.training.checkpoint import write_atomically
+from src.training.epochs import check_finite
+
+log = logging.getLogger(__name__)
+HEADLINES = {"goodness": "by goodness", "one_pass": "in one pass"}  # of which the first counts that a net has
+REPOSITORY = Path(__file__).parents[2]
+
+
+def headline(rules: Container[str]) -> str:
+    """The rule of classification that counts most, of those that a net has: the paper's for its method."""
+    return next(rule for rule in HEADLINES if rule in rules)
+
+
+class HostCopy:
+    """A tensor on its way to the host: the copy starts now, and only `read` waits for it."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor.to("cpu", non_blocking=tensor.is_cuda)  # into pinned memory
+        self.arrived = torch.cuda.Event() if tensor.is_cuda else None
+        if self.arrived:
+            self.arrived.record()
+
+    def read(self) -> float | int | list:
+        """The value as Python numbers, nested as the tensor's dimensions are."""
+        if self.arrived:
+            self.arrived.synchronize()
+        return self.tensor.tolist()
+
+
+class RunLog:
+    """Progress over the epochs on the terminal, and each epoch's figures in `folder`/metrics.jsonl.
+
+    A terminal gets a progress bar, anything else (and the terminal of several runs at once) a plain line an epoch. On a
+    GPU an epoch's figures are read when the next one has been queued, so that it never waits for the host.
+    """
+
+    def __init__(self, folder: Path, epochs: int, records: Sequence[dict[str, Any]] = (), tensorboard: bool = False):
+        """`records` are those of epochs done before; whatever else metrics.jsonl holds is dropped.
+
+        `tensorboard`: write the figures into event files in `folder`/tensorboard, too.
+        """
+        self.records = list(records)
+        path = folder / "metrics.jsonl"
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in self.records).encode())
+        self.file = path.open("a", encoding="utf-8")
+        self.events = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # here, because this takes seconds
+
+            # TensorBoard forgets what an interrupted run wrote of the epochs that are now done once more.
+            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=len(self.records) + 1)
+        self.epochs = epochs
+        self.resumed_after = len(self.records)
+        self.interactive = sys.stderr.isatty() and not parent_process()  # bars of jobs side by side would mix
+        self.bar = tqdm(
+            total=epochs,
+            initial=len(self.records),
+            disable=not self.interactive,
+            dynamic_ncols=True,
+            bar_format="{n_fmt}/{total_fmt} |{bar:6}| {elapsed}<{remaining}{postfix}",
+        )
+        self.started = time.perf_counter()
+        self.pending: tuple[dict[str, Any], dict[str, HostCopy], dict[str, HostCopy]] | None = None
+        self.validation = ""
+
+    def epoch(
+        self,
+        epoch: int,
+        gain: float,
+        figures: dict[str, Tensor],
+        validation_errors: dict[str, Tensor] | None,
+        validation_images: int,
+    ) -> None:
+        """Takes the figures of `train_epochs` and, after a validation, its error counts by rule."""
+        self.record_pending()
+        record = {"epoch": epoch, "gain": gain}
+        if validation_errors:
+            record["validation_images"] = validation_images
+        figures_copy, errors_copy = (
+            {name: HostCopy(value) for name, value in tensors.items()} for tensors in (figures, validation_errors or {})
+        )
+        self.pending = (record, figures_copy, errors_copy)
+        if not any(value.is_cuda for value in figures.values()):
+            self.record_pending()
+
+    def record_pending(self) -> None:
+        """Waits for the figures of the epoch that was given last, and records them."""
+        if self.pending:
+            self._record(*self.pending)
+            self.pending = None
+
+    def _record(self, record: dict[str, Any], figures: dict[str, HostCopy], errors: dict[str, HostCopy]) -> None:
+        record |= {name: value.read() for name, value in figures.items()}
+        check_finite(record["loss"], record["readout_loss"])
+        if errors:
+            record["validation_errors"] = {rule: count.read() for rule, count in errors.items()}
+            counts = (record["validation_errors"][rule] for rule in HEADLINES if rule in errors)
+            shares = "/".join(f"{100 * count / record['validation_images']:.2f}" for count in counts)
+            self.validation = f", val. error {shares} %"
+        self.records.append(record)
+        self.file.write(json.dumps(record) + "\n")
+        self.file.flush()
+        if self.events:
+            for name, value in scalars(record).items():
+                self.events.add_scalar(name, value, record["epoch"])
+            self.events.flush()
+        if record["loss"]:
+            pairs = "/".join(f"{100 * share:.1f}" for share in record["pairs_ordered_wrongly"])
+            line = f"loss {sum(record['loss']):.3g}, wrong pairs {pairs} %{self.validation}"
+        else:  # no layer learns by a loss of its own
+            line = f"cross-entropy {record['readout_loss']:.3g}{self.validation}"
+        self.bar.set_postfix_str(line, refresh=False)
+        self.bar.update(1)
+        if not self.interactive:
+            seconds_per_epoch = (time.perf_counter() - self.started) / (len(self.records) - self.resumed_after)
+            left = seconds_per_epoch * (self.epochs - record["epoch"])
+            log.info(f"epoch {record['epoch']}/{self.epochs}  {line}, {clock(left)} left")
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()
+        self.file.close()
+        if self.events:
+            self.events.close()
+
+
+def scalars(record: dict[str, Any]) -> dict[str, float]:
+    """A record of metrics.jsonl as single figures by name; shares and errors in percent."""
+    figures = {"gain": record["gain"], "loss/read-out": record["readout_loss"]}
+    for layer, (loss, share) in enumerate(zip(record["loss"], record["pairs_ordered_wrongly"], strict=True), start=1):
+        figures |= {f"loss/layer {layer}": loss, f"pairs ordered wrongly (%)/layer {layer}": 100 * share}
+    for rule, count in record.get("validation_errors", {}).items():
+        figures[f"validation error (%)/{rule}"] = 100 * count / record["validation_images"]
+    return figures
+
+
+def clock(seconds: float) -> str:
+    """h:mm:ss or m:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run's metrics.jsonl, one an epoch; a last line that was not written to its end is left out."""
+    *lines, _ = (folder / "metrics.jsonl").read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines]
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """A run's result.json."""
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """One indented JSON object, whole or not at all."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def provenance() -> dict[str, Any]:
+    """Versions and commit that a result was made with; the commit is marked where files differ from it."""
+    names = ("torch", "numpy", "hydra-core", "omegaconf")
+    versions = {"python": platform.python_version(), **{name: version(name) for name in names}}
+    return {"versions": versions | {"cuda": torch.version.cuda}, "commit": _commit()}
+
+
+def _commit() -> str | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(REPOSITORY), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("-modified" if changed else "")
+    except (OSError, subprocess.CalledProcessError):  # no git, or not a checkout
+        return None

@@ -1,0 +1,76 @@
+"""The update of all weights from their smoothed gradients (the Matlab code; see docs/faithfulness.md)."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+def gain(epoch: int, epochs: int) -> float:
+    """Factor of all learning rates in `epoch` of 1..`epochs`: 1 for the first half, then linear towards zero."""
+    return min(1.0, (1 + 2 * (epochs - epoch)) / epochs)
+
+
+def make_optimizer(
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    readout_learning_rate: float,
+    readout_weight_decay: float,
+    momentum: float,
+    decay_in_momentum: bool,
+) -> torch.optim.SGD:
+    """W <- W + eps (g - wc W) for weights, b <- b + eps g for biases, and read-outs with rates of their own.
+
+    `parameters` come with their names, on their device: those named readout... are the read-outs'; of the others, those
+    with "bias" in their name are biases. -g is kept in `parameter.grad`, from zero, unless there is a g already, which
+    then goes on. SGD's own momentum would not do: it does not damp the first gradient, and it smooths the decay along
+    with the gradient. `decay_in_momentum` asks for the latter, on biases too.
+    """
+    bias_decay = weight_decay if decay_in_momentum else 0.0
+    weights, biases, readouts = [], [], []
+    for name, parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        group = readouts if name.startswith("readout") else biases if "bias" in name else weights
+        group.append(parameter)
+    groups = [
+        (weights, learning_rate, weight_decay),
+        (biases, learning_rate, bias_decay),
+        (readouts, readout_learning_rate, readout_weight_decay),
+    ]
+    return torch.optim.SGD(
+        [
+            {
+                "params": group,
+                "initial_lr": rate,
+                # A tensor, so that a captured CUDA graph sees it change.
+                "lr": torch.tensor(rate, device=group[0].device),
+                "weight_decay": 0.0 if decay_in_momentum else decay,
+                "smoothed_decay": decay if decay_in_momentum else 0.0,
+                "gradient_momentum": momentum,
+            }
+            for group, rate, decay in groups
+            if group
+        ],
+        fused=True,
+    )
+
+
+def set_gain(optimizer: torch.optim.SGD, value: float) -> None:
+    """Every learning rate = `value` times the one it started with."""
+    for group in optimizer.param_groups:
+        group["lr"].fill_(value * group["initial_lr"])
+
+
+@torch.no_grad()
+def age_gradients(optimizer: torch.optim.SGD) -> float:
+    """g <- 0.9 g, with g kept in `parameter.grad`; returns 0.1, the share of the gradient that is yet to be added."""
+    for group in optimizer.param_groups:
+        momentum, decay = group["gradient_momentum"], group["smoothed_decay"]
+        gradients = [parameter.grad for parameter in group["params"]]
+        torch._foreach_mul_(gradients, momentum)
+        if decay:
+            torch._foreach_add_(gradients, group["params"], alpha=(1 - momentum) * decay)
+    return 1 - momentum
