@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from src.data import Examples
-from src.device import synchronise
+from src.datasets.batches import Examples
+from src.training.device import synchronise
 
 
 class LabelledImages(Dataset):

@@ -5,10 +5,10 @@
     python -m benchmarks.speed --again NAME...  measures these experiments again, for the file that is there
     python -m benchmarks.speed --show FILE...   prints the tables of what was measured before
 
-Nominal work (`products_of`): 2 floating-point operations (FLOP) for each row of a product and each weight. A supervised
-step multiplies 5 B rows by every weight: B neutral, B positive, B negative cases forward, 2 B cases for the gradient.
-What a step need not do of that counts as done (cases without a gradient; the image's part of the first layer's product,
-which three passes share), so a share above 100 % is possible.
+Nominal work (`products_of`): 2 floating-point operations (FLOP) for each row of a product and each weight, of an update
+written plainly. A supervised step multiplies 5 B rows by every weight: B neutral, B positive, B negative cases forward,
+2 B cases for the gradient. An update may do with less (cases without a gradient are left out, the image's part of the
+first layer's product serves three passes), so it can be faster than these products alone.
 """
 
 import argparse
@@ -30,28 +30,29 @@ import torch._inductor.config
 from torch.profiler import ProfilerActivity
 
 from benchmarks.plain import seconds_per_image
-from src import train
-from src.checkpoint import write_atomically
-from src.classify import goodness_per_label
-from src.config import Config, composed, load, one_line_errors
-from src.data import SIDE, Examples, load_mnist, to_unit
-from src.device import PRECISIONS, describe, resolve_device, resolve_precision, synchronise
-from src.experiment import build_model, build_phases, compiled
-from src.report import markdown, net_name
-from src.runlog import provenance
-from src.samples import NUM_CLASSES
+from src import methods
+from src.config.errors import one_line_errors
+from src.config.loading import CONFIGS, composed, load
+from src.config.values import SIDE, Config
+from src.datasets.batches import Examples, to_unit
+from src.datasets.table import load as load_data
+from src.experiment import new_net, phases_of
+from src.negatives.codes import NUM_CLASSES
+from src.results.tables import duration, markdown, net_name
+from src.training.checkpoint import write_atomically
+from src.training.compiling import compiled
+from src.training.device import PRECISIONS, describe, resolve_device, resolve_precision, synchronise
+from src.training.epochs import train_epochs
+from src.training.log import provenance
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NETS = {"matlab": [1000] * 3, "paper": [2000] * 4}
-EXPERIMENTS = {  # of the other methods -> images of an epoch that is timed
-    "backprop": 12_000,
-    "unsupervised": 12_000,
-    "local_receptive_fields": 12_000,
-    "recurrent": 6_000,
-}
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+PART = 6_000  # images of an epoch that is timed for an experiment
+SHORT_EPOCHS = 5
 GROWTH_IMAGES = 3000
 KINDS = {  # of work -> the operators that do it
-    "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_"),
+    "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm_"),
     "updates": ("aten::_fused_sgd_", "aten::mul_", "aten::add_", "aten::_foreach_mul_", "aten::lerp_"),
     "casts and copies": ("aten::copy_", "aten::_to_copy"),
     "sampling": ("aten::exponential_", "aten::log", "aten::argmax", "aten::randperm"),
@@ -98,8 +99,8 @@ def products_of(config: Config) -> list[Product]:
         ]
     # Recurrent: the bottom-up pass, then at each iteration all weights between hidden layers; the image's part, of
     # positives and negatives and of all iterations, once.
-    iterations = config.recurrent.iterations
-    learning = iterations + 1 - config.recurrent.first_learning_iteration
+    iterations = config.model.iterations
+    learning = iterations + 1 - config.model.first_learning_iteration
     between = [(d_in, d_out) for pair in pairwise(dims) for d_in, d_out in (pair, pair[::-1])]
     return [
         *(Product(size, *shape) for shape in [*shapes, shapes[0]]),
@@ -160,19 +161,19 @@ def products_rate(config: Config, dtype: torch.dtype, device: torch.device) -> f
     return step_flop(config) / median_seconds(products, device)
 
 
-class Training:
-    """What `config` describes on `examples`, ready to train epoch after epoch at the full rate."""
+class Running:
+    """What `config` trains, on `examples`, ready to go epoch after epoch at the full rate."""
 
-    def __init__(self, examples: Examples, config: Config, *, precision: str, device: torch.device):
-        self.model = build_model(config, PRECISIONS[precision]).to(device)
+    def __init__(self, examples: Examples, config: Config, device: torch.device, phase: int = 0):
+        self.net = new_net(config).to(device)
         self.device = device
-        generator = torch.Generator(device).manual_seed(0)
-        self.epochs = train.train_epochs(
-            build_phases(config, self.model, examples, generator),
+        chosen = phases_of(config, self.net)[phase]
+        self.epochs = train_epochs(
+            [chosen._replace(epochs=1000)],  # so many that none of those measured has a falling rate
             examples,
             batch_size=config.training.batch_size,
-            max_shift=0,
-            generator=generator,
+            max_shift=config.data.jitter,
+            generator=torch.Generator(device).manual_seed(0),
             cuda_graph=config.training.cuda_graph and device.type == "cuda",
         )
 
@@ -183,13 +184,20 @@ class Training:
         synchronise(self.device)
         return time.perf_counter() - started
 
+    def several(self, epochs: int) -> list[float]:
+        seconds = []
+        for _ in range(epochs):
+            seconds.append(self.epoch_seconds())
+            say(f"  {seconds[-1]:.2f} s")
+        return seconds
 
-def profile(training: Training) -> dict[str, float]:
+
+def profile(running: Running) -> dict[str, float]:
     """Milliseconds of an epoch by kind of work; what no operator accounts for is Python, waiting and the profiler."""
-    cuda = training.device.type == "cuda"
+    cuda = running.device.type == "cuda"
     activities = [ProfilerActivity.CUDA] if cuda else []
     with torch.profiler.profile(activities=[ProfilerActivity.CPU, *activities]) as profiler:
-        seconds = training.epoch_seconds()
+        seconds = running.epoch_seconds()
     kind_of = {operator: kind for kind, operators in KINDS.items() for operator in operators}
     milliseconds = dict.fromkeys([*KINDS, "elementwise and other"], 0.0)
     for event in profiler.key_averages():
@@ -200,93 +208,67 @@ def profile(training: Training) -> dict[str, float]:
     return milliseconds
 
 
-def settings(*overrides: str) -> Config:
-    """Of so many epochs that none of those measured has a falling rate."""
-    return load(composed(*overrides, "training.epochs=1000"))
+def settings(*overrides: str, precision: str = "fp32") -> Config:
+    return load(composed(*overrides, f"precision={precision}"))
 
 
-def of_dims(dims: list[int], *overrides: str) -> Config:
-    return settings(f"model.hidden_dims={dims}", *overrides)
-
-
-def subset(examples: Examples, count: int) -> Examples:
-    return Examples(examples.images[:count], examples.labels[:count])
+def of_dims(dims: list[int], *overrides: str, precision: str = "fp32") -> Config:
+    return settings(f"model.hidden_dims={dims}", *overrides, precision=precision)
 
 
 def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def nominal_seconds(config: Config, images: int, rate: float) -> float:
+    return images / config.training.batch_size * step_flop(config) / rate
+
+
 def measure_net(
     name: str, examples: Examples, test: Examples, precision: str, device: torch.device, epochs: int
 ) -> dict[str, Any]:
     """Everything about one net at batch size 100."""
-    dims, dtype = NETS[name], PRECISIONS[precision]
-    config = of_dims(dims)
+    dims = NETS[name]
+    config = of_dims(dims, precision=precision)
     say(f"{net_name(dims)}, {precision}: matrix products")
-    rate = products_rate(config, dtype, device)
+    rate = products_rate(config, PRECISIONS[precision], device)
     result: dict[str, Any] = {"net": net_name(dims), "precision": precision, "products_gflops": rate / 1e9}
     result["products_seconds"] = nominal_seconds(config, len(examples), rate)
     say(f"  {rate / 1e9:.0f} GFLOP/s; {epochs} epochs of {len(examples)} images")
-    training = Training(examples, config, precision=precision, device=device)
-    result["epoch_seconds"] = epochs_seconds(training, epochs)
-    say("  compiled")
-    by_compiler = Training(examples, of_dims(dims, "training.compile=true"), precision=precision, device=device)
-    result["compiled_epoch_seconds"] = epochs_seconds(by_compiler, 1 + epochs)  # the first with the compiler's start
-    say("  the same, computed otherwise")
-    part = subset(examples, len(examples) // 5)
-    ways = [("plain", True)]
+    running = Running(examples, config, device)
+    result["epoch_seconds"] = running.several(epochs)
+    say("  compiled, the first epoch with the compiler's start")
+    by_compiler = Running(examples, of_dims(dims, "training.compile=true", precision=precision), device)
+    result["compiled_epoch_seconds"] = by_compiler.several(1 + epochs)
     if device.type == "cuda":
-        ways += [("fast", False), ("plain", False)]
-    for step, graph in ways:
-        otherwise = of_dims(dims, f"training.step={step}", f"training.cuda_graph={graph}")
-        other = Training(part, otherwise, precision=precision, device=device)
-        fast_part = Training(part, config, precision=precision, device=device)
-        other.epoch_seconds(), fast_part.epoch_seconds()
-        pairs = [(other.epoch_seconds(), fast_part.epoch_seconds()) for _ in range(3)]
-        label = f"{step}{'' if graph else ', no graph'}"
-        result.setdefault("time_over_fast", {})[label] = statistics.median(a / b for a, b in pairs)
+        say("  without a graph")
+        ungraphed = of_dims(dims, "training.cuda_graph=false", precision=precision)
+        result["ungraphed_epoch_seconds"] = Running(examples, ungraphed, device).several(2)
     say("  classification by goodness")
-    images = to_unit(test.images)
-    seconds = median_seconds(
-        lambda: [goodness_per_label(training.model, part) for part in images.split(1000)], device, 3, at_least=0
-    )
+    images, scores = to_unit(test.images), methods.named(config.method).scores
+    seconds = median_seconds(lambda: [scores(running.net, part) for part in images.split(1000)], device, 3, at_least=0)
     result["classification_seconds"] = seconds
     weights = sum(a * b for a, b in pairwise([SIDE * SIDE, *dims]))
     result["classification_gflops"] = 2 * NUM_CLASSES * len(images) * weights / seconds / 1e9
     say("  profile")
     # Without a CUDA graph, as the profiler sees single operators only.
-    ungraphed = of_dims(dims, "training.cuda_graph=false")
-    short = Training(subset(examples, 12_000), ungraphed, precision=precision, device=device)
-    short.model.load_state_dict(training.model.state_dict())
+    short = Running(examples[:12_000], of_dims(dims, "training.cuda_graph=false", precision=precision), device)
+    short.net.load_state_dict(running.net.state_dict())
     short.epoch_seconds()
     result["profile_milliseconds"] = profile(short)
     return result
 
 
-def epochs_seconds(training: Training, epochs: int) -> list[float]:
-    seconds = []
-    for _ in range(epochs):
-        seconds.append(training.epoch_seconds())
-        say(f"  {seconds[-1]:.2f} s")
-    return seconds
-
-
-def nominal_seconds(config: Config, images: int, rate: float) -> float:
-    return images / config.training.batch_size * step_flop(config) / rate
-
-
 def measure_experiment(name: str, examples: Examples, precision: str, device: torch.device) -> dict[str, Any]:
-    """Five short epochs of another method, and five compiled ones where there are such, beside its matrix products."""
-    config, part = settings(f"experiment={name}"), subset(examples, EXPERIMENTS[name])
+    """Short epochs of an experiment, compiled ones where there are such, and from the last one the time of a run."""
+    config, part = settings(f"experiment={name}", precision=precision), examples[:PART]
+    images = len(examples) - config.data.validation_images
     rate = products_rate(config, PRECISIONS[precision], device)
-
-    def epochs(config: Config) -> list[float]:
-        training = Training(part, config, precision=precision, device=device)
-        return [training.epoch_seconds() for _ in range(5)]
-
-    seconds = epochs(config)
-    say(f"{name}: {rate / 1e9:.0f} GFLOP/s; {seconds[-1]:.2f} s for {len(part)} images")
+    say(f"{name}: {rate / 1e9:.0f} GFLOP/s; epochs of {len(part)} images")
+    seconds = Running(part, config, device).several(SHORT_EPOCHS)
+    run_seconds = config.training.epochs * seconds[-1]
+    if getattr(config.training, "readout_epochs", 0):
+        run_seconds += config.training.readout_epochs * Running(part, config, device, phase=1).several(2)[-1]
     result = {
         "experiment": name,
         "net": net_name(config.model.hidden_dims),
@@ -295,10 +277,12 @@ def measure_experiment(name: str, examples: Examples, precision: str, device: to
         "products_gflops": rate / 1e9,
         "products_seconds": nominal_seconds(config, len(part), rate),
         "epoch_seconds": seconds,
+        "run_seconds": run_seconds * images / len(part),
     }
-    if config.method != "backprop" and not config.model.grids:  # the first of these epochs with the compiler's start
-        result["compiled_epoch_seconds"] = epochs(settings(f"experiment={name}", "training.compile=true"))
-        say(f"  compiled: {result['compiled_epoch_seconds'][-1]:.2f} s")
+    if hasattr(config.training, "compile") and config.method != "supervised":  # of which `measure_net` has it
+        say("  compiled, the first epoch with the compiler's start")
+        compiling = settings(f"experiment={name}", "training.compile=true", precision=precision)
+        result["compiled_epoch_seconds"] = Running(part, compiling, device).several(SHORT_EPOCHS)
     return result
 
 
@@ -358,12 +342,13 @@ def measure_growth(examples: Examples, precision: str, device: torch.device) -> 
         values = {"dims": [1000] * 3, "batch_size": 100, "threads": threads} | variant
         dims, batch_size = values["dims"], values["batch_size"]
         torch.set_num_threads(values["threads"])
-        part = subset(examples, max(GROWTH_IMAGES, 10 * batch_size))
-        config = of_dims(dims, f"training.batch_size={batch_size}")
+        part = examples[: max(GROWTH_IMAGES, 10 * batch_size)]
+        config = of_dims(dims, f"training.batch_size={batch_size}", precision=precision)
         rate = products_rate(config, PRECISIONS[precision], device)
-        training = Training(part, config, precision=precision, device=device)
-        training.epoch_seconds()
-        seconds = training.epoch_seconds() / len(part)
+        running = Running(part, config, device)
+        running.epoch_seconds()
+        seconds = running.epoch_seconds() / len(part)
+        weights = sum(a * b for a, b in pairwise([SIDE * SIDE, *dims]))
         rows.append(
             {
                 "varied": varied,
@@ -372,7 +357,8 @@ def measure_growth(examples: Examples, precision: str, device: torch.device) -> 
                 "threads": values["threads"],
                 "products_gflops": rate / 1e9,
                 "seconds_per_60000": 60_000 * seconds,
-                "share": nominal_seconds(config, 1, rate) / seconds,
+                "products_over_time": nominal_seconds(config, 1, rate) / seconds,
+                "ns_per_weight_and_step": 1e9 * seconds * batch_size / weights,
             }
         )
         say(f"{varied}: {net_name(dims)}, batch {batch_size}: {rows[-1]['seconds_per_60000']:.1f} s per 60,000")
@@ -381,16 +367,12 @@ def measure_growth(examples: Examples, precision: str, device: torch.device) -> 
 
 
 def measure(arguments: argparse.Namespace, device: torch.device, precision: str) -> dict[str, Any]:
-    examples, _, test = load_mnist(root=arguments.data_root, device=device, validation_images=0)
+    examples, _, test = load_data("mnist", arguments.data_root, device, 0)
     result: dict[str, Any] = {"hardware": describe(device), "device": device.type, "precision": precision}
     result |= provenance()
     result["process"] = measure_process(arguments.data_root, device)
     result["nets"] = [measure_net(name, examples, test, precision, device, arguments.epochs) for name in NETS]
     result["experiments"] = [measure_experiment(name, examples, precision, device) for name in EXPERIMENTS]
-    result["products_gflops"] = {
-        name: {net: products_rate(of_dims(dims), dtype, device) / 1e9 for net, dims in NETS.items()}
-        for name, dtype in PRECISIONS.items()
-    }
     say("the plain way")
     result["plain_seconds_per_image"] = measure_plain_way(examples, device)
     if arguments.growth:
@@ -405,123 +387,122 @@ def measure_again(
     origin = provenance()
     if origin["versions"] != result["versions"]:
         raise SystemExit("error: the file is of other versions; measure all of it again, without --again")
-    examples, _, _ = load_mnist(root=root, device=device, validation_images=0)
+    examples, _, _ = load_data("mnist", root, device, 0)
     rows = {row["experiment"]: row for row in result.get("experiments", [])}
     for name in names:
         rows[name] = measure_experiment(name, examples, precision, device) | {"commit": origin["commit"]}
     return result | {"experiments": list(rows.values())}
 
 
-def experiment_cells(row: dict[str, Any]) -> list[str]:
-    """Of one of the other methods' experiments, in the table of `tables`."""
+def of_products(products_seconds: float, seconds: list[float]) -> str:
+    """ "0.67 to 0.72 x": how fast epochs were, from the first to the last, beside the nominal products alone."""
+    return " to ".join(f"{products_seconds / of_epoch:.2f}" for of_epoch in (seconds[0], seconds[-1])) + " x"
 
-    def per_60000(seconds: float) -> str:
-        return f"{60_000 / row['images'] * seconds:.1f} s"
 
-    def share(seconds: float) -> str:
-        return f"{row['products_seconds'] / seconds:.0%}"
+def net_tables(result: dict[str, Any]) -> list[str]:
+    """The figures of the two supervised nets."""
+    nets = result["nets"]
+    speed = [
+        [
+            f"{net['net']}{how}",
+            f"{net['products_gflops']:,.0f} {net['precision']}",
+            f"{net['products_seconds']:.2f} s",
+            f"{seconds[0]:.2f} s",
+            f"{seconds[-1]:.2f} s",
+            of_products(net["products_seconds"], seconds),
+            f"{start:.0f} s" if start else "-",
+        ]
+        for net in nets
+        for how, seconds, start in (
+            ("", net["epoch_seconds"], 0),
+            (
+                ", compiled",
+                net["compiled_epoch_seconds"][1:],
+                net["compiled_epoch_seconds"][0] - net["compiled_epoch_seconds"][1],
+            ),
+        )
+    ]
+    header = ["net", "GFLOP/s", "products alone", "first epoch", "last epoch", "speed", "start"]
+    kinds = list(nets[0]["profile_milliseconds"])
+    shares = [
+        [
+            net["net"],
+            *(
+                f"{part / sum(net['profile_milliseconds'].values()):.0%}"
+                for part in net["profile_milliseconds"].values()
+            ),
+        ]
+        for net in nets
+    ]
+    plain = 60_000 * min(result["plain_seconds_per_image"].values())
+    times = {"": nets[0]["epoch_seconds"][-1], ", compiled": nets[0]["compiled_epoch_seconds"][-1]}
+    sentences = [
+        f"The plain way, 3 x 1000: {plain:.1f} s per 60,000 images. "
+        + "; ".join(f"the last epoch{how} is {plain / seconds:.1f} times as fast" for how, seconds in times.items())
+        + ".",
+        "Classification of 10,000 images by goodness: "
+        + "; ".join(
+            f"{net['net']} {net['classification_seconds']:.2f} s, "
+            f"{net['classification_gflops'] / net['products_gflops']:.2f} x the products' rate"
+            for net in nets
+        )
+        + ".",
+        f"From `python -m main` to the first step: {result['process']['first_step_seconds']:.1f} s. "
+        f"Peak resident memory of the default run: {result['process']['peak_resident_gb']:.2f} GB.",
+    ]
+    if result["device"] == "cuda":
+        sentences.append(
+            "Without a graph: "
+            + "; ".join(f"{net['net']} {net['ungraphed_epoch_seconds'][-1]:.2f} s an epoch" for net in nets)
+            + "."
+        )
+    return [markdown(header, speed), "\n".join(sentences), markdown(["where the time goes", *kinds], shares)]
 
-    first, last = row["epoch_seconds"][0], row["epoch_seconds"][-1]
-    cells = [row["experiment"], row["net"], f"{row['products_gflops']:,.0f} GFLOP/s {row['precision']}"]
-    cells += [per_60000(first), per_60000(last), f"{share(first)} to {share(last)}"]
-    if "compiled_epoch_seconds" not in row:
-        return [*cells, "-", "-", "-"]
-    start, *_, last = row["compiled_epoch_seconds"]
-    return [*cells, f"{start - last:.0f} s", per_60000(last), share(last)]
+
+def experiments_table(result: dict[str, Any]) -> str:
+    """The figures of all experiments, per 60,000 images."""
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        scale, seconds = 60_000 / row["images"], row["epoch_seconds"]
+        by_compiler = row.get("compiled_epoch_seconds")
+        return [
+            row["experiment"],
+            row["net"],
+            f"{row['products_gflops']:,.0f}",
+            f"{scale * seconds[-1]:.1f} s",
+            of_products(row["products_seconds"], seconds),
+            f"{scale * by_compiler[-1]:.1f} s" if by_compiler else "-",
+            duration(row["run_seconds"]),
+        ]
+
+    header = ["experiment", "net", "GFLOP/s", f"epoch {SHORT_EPOCHS}", "speed", "compiled", "a whole run"]
+    return markdown(header, list(map(cells, result["experiments"])))
+
+
+def growth_table(result: dict[str, Any]) -> str:
+    header = ["varied", "net", "batch", "threads", "s per 60,000", "speed", "ns per weight and step"]
+    return markdown(
+        header,
+        [
+            [
+                row["varied"],
+                row["net"],
+                str(row["batch_size"]),
+                str(row["threads"]),
+                f"{row['seconds_per_60000']:.1f}",
+                f"{row['products_over_time']:.2f} x",
+                f"{row['ns_per_weight_and_step']:.2f}",
+            ]
+            for row in result["growth"]
+        ],
+    )
 
 
 def tables(result: dict[str, Any]) -> str:
     """The figures of one machine as Markdown."""
-    nets = result["nets"]
-    header = ["net", "matrix products", "nominal time of an epoch", "first epoch"]
-    header += [f"epoch {len(nets[0]['epoch_seconds'])}", "share", "autograd step (first epochs)"]
-    speed = markdown(
-        [*header, "classification by goodness"],
-        [
-            [
-                net["net"],
-                f"{net['products_gflops']:,.0f} GFLOP/s {net['precision']}",
-                f"{net['products_seconds']:.2f} s",
-                *(f"{net['epoch_seconds'][index]:.2f} s" for index in (0, -1)),
-                " to ".join(f"{net['products_seconds'] / net['epoch_seconds'][index]:.0%}" for index in (0, -1)),
-                f"{net['time_over_fast']['plain']:.2f} x",
-                f"{net['classification_seconds']:.2f} s, "
-                f"{net['classification_gflops'] / net['products_gflops']:.0%} of the rate",
-            ]
-            for net in nets
-        ],
-    )
-    kinds = list(nets[0]["profile_milliseconds"])
-    shares = markdown(
-        ["where the time goes", *kinds],
-        [
-            [
-                net["net"],
-                *(
-                    f"{milliseconds / sum(net['profile_milliseconds'].values()):.0%}"
-                    for milliseconds in net["profile_milliseconds"].values()
-                ),
-            ]
-            for net in nets
-        ],
-    )
-    products = result["products_gflops"].items()
-    plain = min(result["plain_seconds_per_image"].values())
-    ours = {"the first epoch's time": nets[0]["epoch_seconds"][0], "the last one's": nets[0]["epoch_seconds"][-1]}
-    if "compiled_epoch_seconds" in nets[0]:
-        ours["that of the last compiled one"] = nets[0]["compiled_epoch_seconds"][-1]
-    lines = [
-        f"{result['hardware']}, torch {result['versions']['torch']}:",
-        speed,
-        shares,
-        "Matrix products alone, GFLOP/s: "
-        + "; ".join(
-            f"{net_name(NETS[net])} {', '.join(f'{rates[net]:,.0f} in {precision}' for precision, rates in products)}"
-            for net in NETS
-        )
-        + ".",
-        f"The plain way, 3 x 1000: {60_000 * plain:.1f} s per 60,000 images, "
-        + ", ".join(f"{60_000 * plain / seconds:.1f} times {what}" for what, seconds in ours.items())
-        + ". From `python -m main` to the first step: "
-        f"{result['process']['first_step_seconds']:.1f} s. Peak resident memory of the default run: "
-        f"{result['process']['peak_resident_gb']:.2f} GB.",
-    ]
-    if "compiled_epoch_seconds" in nets[0]:
-        lines.append(
-            "With `training.compile=true`: "
-            + "; ".join(
-                f"{net['net']} {seconds[1]:.2f} to {seconds[-1]:.2f} s an epoch, "
-                f"{net['products_seconds'] / seconds[1]:.0%} to {net['products_seconds'] / seconds[-1]:.0%} of the "
-                f"products' rate, after a first one of {seconds[0]:.1f} s"
-                for net in nets
-                for seconds in [net["compiled_epoch_seconds"]]
-            )
-            + "."
-        )
-    for net in nets if result["device"] == "cuda" else ():
-        others = ", ".join(f"{name} {ratio:.2f} x" for name, ratio in net["time_over_fast"].items())
-        lines.append(f"Beside the fast step in a CUDA graph, {net['net']}: {others}.")
-    if "experiments" in result:
-        header = ["experiment", "net", "matrix products", "first epoch, per 60,000 images", "epoch 5", "share"]
-        lines.append(
-            markdown(
-                [*header, "compiled: start", "epoch 5", "share"], list(map(experiment_cells, result["experiments"]))
-            )
-        )
-    if "growth" in result:
-        lines.append(
-            markdown(
-                ["varied", "net", "batch size", "threads", "GFLOP/s of the products", "s per 60,000 images", "share"],
-                [
-                    [
-                        row["varied"], row["net"], str(row["batch_size"]), str(row["threads"]),
-                        f"{row['products_gflops']:,.0f}", f"{row['seconds_per_60000']:.1f}", f"{row['share']:.0%}",
-                    ]
-                    for row in result["growth"]
-                ],
-            )
-        )  # fmt: skip
-    return "\n\n".join(lines)
+    parts = [f"{result['hardware']}, torch {result['versions']['torch']}, {result['precision']}:", *net_tables(result)]
+    parts += [experiments_table(result)] + ([growth_table(result)] if "growth" in result else [])
+    return "\n\n".join(parts)
 
 
 def main() -> None:
@@ -540,11 +521,8 @@ def main() -> None:
     torch._inductor.config.force_disable_caches = True  # what the compiler's start costs at first
     if arguments.epochs < 1:
         parser.error("--epochs must be at least 1")
-    try:
-        device = resolve_device(arguments.device)
-    except ValueError as error:
-        parser.error(str(error))
-    compiled(lambda: None)  # if there is no compiler, that is said now
+    device = resolve_device(arguments.device)
+    compiled(lambda: None, device)  # if there is no compiler, that is said now
     precision = resolve_precision("auto", device)
     # Processors of one name differ in what they multiply fast.
     name = re.sub(r"[^a-z0-9]+", "_", f"{describe(device)} {precision}".lower()).strip("_")

@@ -16,11 +16,15 @@ import torch
 from matplotlib.patches import FancyBboxPatch
 from torch import Tensor
 
-from src.config import composed, load
-from src.data import SIDE, Examples, load_mnist, to_unit
-from src.experiment import build_model, build_phases
-from src.samples import NUM_CLASSES, embed_label, embed_neutral, hard_negative_labels
-from src.train import train_epochs
+from src.config.loading import composed, load
+from src.config.values import SIDE
+from src.datasets import table
+from src.datasets.batches import to_unit
+from src.experiment import new_net, phases_of
+from src.methods import supervised
+from src.negatives.codes import NUM_CLASSES, embed, neutral, one_hot
+from src.negatives.wrong_labels import hard
+from src.training.epochs import train_epochs
 
 FOLDER = Path(__file__).parent
 DIGIT = 50_031  # of the training file, a four; not among the images that the small net is trained on
@@ -38,17 +42,16 @@ FORKS = {"positive": 102, "negative": 116}  # where, in a layer, its activity go
 
 def example(root: str) -> tuple[Tensor, int, int, Tensor]:
     """An image ([1, 784]), its class, the wrong label drawn for it, and the read-out's logits ([1, 10])."""
-    images, _, _ = load_mnist(Path(root), torch.device("cpu"), validation_images=0)
+    images, _, _ = table.load("mnist", root, "cpu", validation_images=0)
     torch.set_num_threads(1)
-    config = load(composed("model.hidden_dims=[200,200,200]", "training.epochs=1"))
-    net = build_model(config, torch.float32)
+    config = load(composed("model.hidden_dims=[200,200,200]", "training.epochs=1", "precision=fp32", "device=cpu"))
+    net = new_net(config)
     generator = torch.Generator().manual_seed(0)
-    some = Examples(images.images[:20_000], images.labels[:20_000])
-    phases = build_phases(config, net, some, generator)
-    list(train_epochs(phases, some, batch_size=100, max_shift=0, generator=generator, cuda_graph=False))
+    phases = phases_of(config, net)
+    list(train_epochs(phases, images[:20_000], batch_size=100, max_shift=0, generator=generator))
     image, label = to_unit(images.images[[DIGIT]]), images.labels[[DIGIT]]
-    logits = net.logits(embed_neutral(image)).detach()
-    return image, label.item(), hard_negative_labels(logits, label, generator).item(), logits
+    logits = supervised.scores(net, image)["one_pass"]
+    return image, label.item(), hard(logits, label, generator).item(), logits
 
 
 def text(x: float, y: float, words: str, **style) -> None:
@@ -186,9 +189,9 @@ def main(root: str = "datasets") -> None:
     image, label, wrong, logits = example(root)
     figure = plt.figure(figsize=(WIDTH / 96, HEIGHT / 96), facecolor="white")
     figure.add_axes((0, 0, 1, 1)).axis("off")
-    draw_input("neutral", "ten pixels\nof 0.1", embed_neutral(image))
-    draw_input("positive", f"true\nlabel {label}", embed_label(image, torch.tensor([label])))
-    draw_input("negative", f"wrong\nlabel {wrong}", embed_label(image, torch.tensor([wrong])))
+    draw_input("neutral", "ten pixels\nof 0.1", embed(image, neutral(image)))
+    draw_input("positive", f"true\nlabel {label}", embed(image, one_hot(torch.tensor([label]))))
+    draw_input("negative", f"wrong\nlabel {wrong}", embed(image, one_hot(torch.tensor([wrong]))))
     for number, x in enumerate(LAYERS, start=1):
         draw_layer(number, x)
     draw_passes()

@@ -76,7 +76,7 @@ def evaluate(folder: Path, device: str = "auto", data_root: str | None = None) -
     prefix = "test_errors_"
     return {
         "test_images": len(test),
-        "test_errors": {rule: int(count) for rule, count in count_errors(scores, test).items()},
+        "test_errors": count_errors(scores, test),
         "test_errors_before": {
             key.removeprefix(prefix): count for key, count in before.items() if key.startswith(prefix)
         },

@@ -5,8 +5,6 @@ import logging
 import re
 import shlex
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +27,8 @@ from src.training.checkpoint import (
     training_state,
     write_atomically,
 )
-from src.training.device import PRECISIONS, describe, resolve_device, resolve_precision, synchronise
-from src.training.epochs import Diverged, Phase, gain_of, train_epochs
+from src.training.device import PRECISIONS, describe, resolve_device, resolve_precision
+from src.training.epochs import Diverged, Phase, train_epochs
 from src.training.log import RunLog, provenance, read_result, write_json
 from src.training.signals import Stopped, StopSignals
 from src.training.validation import count_errors, scores_for
@@ -67,8 +65,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     device = resolve_device(config.device)
     # What it stands for is saved, so that it is the same when the run is resumed, on whatever machine.
     config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
-    data = load(config.dataset, config.data.root, device, config.data.validation_images)
-    examples, validation, test = data
+    examples, validation, test = load(config.dataset, config.data.root, device, config.data.validation_images)
     check_sizes(config, len(examples) + len(validation))
     if not resume:
         out_dir.mkdir(parents=True, exist_ok=True)
@@ -81,18 +78,13 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         f"{config.precision}; run in {out_dir}"
     )
 
-    method = methods.named(config.method)
     net = new_net(config).to(device)
-    training = dict(vars(config.training))  # what is not the loop's is the method's
-    loop = {key: training.pop(key) for key in ("batch_size", "cuda_graph", "checkpoint_every")}
-    phases = method.phases(net, **training)
-    seconds = train(config, net, phases, examples, validation, out_dir, **loop, resume=resume)
+    seconds, epochs = train(config, net, examples, validation, out_dir, resume=resume)
     save_model(net, out_dir / "model.pt")
 
     # The test images are used here for the first and the only time.
-    scores = scores_for(method.scores, net, test.images, config.evaluation.batch_size)
-    errors = {rule: int(count) for rule, count in count_errors(scores, test).items()}
-    epochs = [phase.epochs for phase in phases]
+    scores = scores_for(methods.named(config.method).scores, net, test.images, config.evaluation.batch_size)
+    errors = count_errors(scores, test)
     results = {
         **{f"test_error_{rule}": 100 * count / len(test) for rule, count in errors.items()},
         **{f"test_errors_{rule}": count for rule, count in errors.items()},
@@ -103,7 +95,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         "dataset": config.dataset,
         "hidden_dims": list(config.model.hidden_dims),
         "epochs": epochs[0],
-        "readout_epochs": sum(epochs[1:]),  # after those, of the read-outs alone
+        "readout_epochs": sum(epochs[1:]),  # of the phases after the first, which are of read-outs alone
         "seed": config.seed,
         "device": device.type,
         "hardware": describe(device),
@@ -131,6 +123,13 @@ def new_net(config: Config) -> nn.Module:
     )
 
 
+def phases_of(config: Config, net: nn.Module) -> list[Phase]:
+    """What `config` trains: of the values in `training`, those that are not the loop's are the method's."""
+    loops = ("batch_size", "cuda_graph", "checkpoint_every")
+    own = {key: value for key, value in vars(config.training).items() if key not in loops}
+    return methods.named(config.method).phases(net, **own)
+
+
 def resuming(folder: Path) -> str:
     """The override that goes on with the run in `folder`, as it is typed: quoted for Hydra and the shell if need be."""
     plain = re.fullmatch(r"[\w./+-]+", str(folder))
@@ -138,26 +137,15 @@ def resuming(folder: Path) -> str:
 
 
 def train(
-    config: Config,
-    net: nn.Module,
-    phases: Sequence[Phase],
-    examples: Examples,
-    validation: Examples,
-    out_dir: Path,
-    *,
-    batch_size: int,
-    cuda_graph: bool,
-    checkpoint_every: int,
-    resume: bool,
-) -> float:
+    config: Config, net: nn.Module, examples: Examples, validation: Examples, out_dir: Path, *, resume: bool
+) -> tuple[float, list[int]]:
     """Trains `net` in place, with validations, metrics.jsonl and checkpoints.
 
     Returns:
-        the seconds of training alone.
+        the seconds of training alone, and the epochs of each phase.
     """
-    device = examples.labels.device
-    generator = torch.Generator(device).manual_seed(config.seed)
-    scores = methods.named(config.method).scores
+    generator = torch.Generator(examples.labels.device).manual_seed(config.seed)
+    phases = phases_of(config, net)
     epochs = sum(phase.epochs for phase in phases)
     done: dict[str, Any] = {"epoch": 0, "metrics": [], "train_seconds": 0.0}  # what the last whole epoch left
     if resume:
@@ -167,65 +155,49 @@ def train(
         phases,
         examples,
         first_epoch=done["epoch"] + 1,
-        batch_size=batch_size,
+        batch_size=config.training.batch_size,
         max_shift=config.data.jitter,
         generator=generator,
-        cuda_graph=cuda_graph and device.type == "cuda",
+        cuda_graph=config.training.cuda_graph and examples.labels.is_cuda,
     )
-    with (
-        RunLog(out_dir, epochs, done["metrics"], config.logging.tensorboard) as run_log,
-        divergence_told(config, out_dir, run_log),
-        StopSignals() as stop,
-    ):
-        seconds = done["train_seconds"]
+    save_every = config.training.checkpoint_every
+    seconds, validate_every = done["train_seconds"], config.evaluation.every if len(validation) else 0
+    run_log = RunLog(out_dir, epochs, done["metrics"], config.logging.tensorboard)
+    with run_log, StopSignals() as stop:
         try:
             for epoch in range(done["epoch"] + 1, epochs + 1):
                 started = time.perf_counter()
                 with stop.allowed():
                     figures = next(training)
-                last, errors = epoch == epochs, None
-                if len(validation) and config.evaluation.every and (epoch % config.evaluation.every == 0 or last):
-                    synchronise(device)  # so that `seconds` holds training alone
-                    seconds += time.perf_counter() - started
-                    errors = count_errors(
-                        scores_for(scores, net, validation.images, config.evaluation.batch_size), validation
-                    )
-                    synchronise(device)
-                    started = time.perf_counter()
-                saved = last or (checkpoint_every and epoch % checkpoint_every == 0)
-                if saved:
-                    synchronise(device)
-                run_log.epoch(epoch, gain_of(phases, epoch)[1], figures, errors, len(validation))
                 seconds += time.perf_counter() - started
+                record, last = {"epoch": epoch, **figures}, epoch == epochs
+                if validate_every and (epoch % validate_every == 0 or last):
+                    scores = scores_for(
+                        methods.named(config.method).scores, net, validation.images, config.evaluation.batch_size
+                    )
+                    errors = count_errors(scores, validation)
+                    record |= {"validation_images": len(validation), "validation_errors": errors}
+                run_log.epoch(record)
                 done = {"epoch": epoch, "state": training_state(net, generator), "train_seconds": seconds}
-                if saved:
+                if last or (save_every and epoch % save_every == 0):
                     save(out_dir, done, run_log)
             with stop.allowed():  # for a signal that came after the last step
                 pass
         except Stopped as stopped:
-            run_log.record_pending()
             if done["epoch"]:
                 save(out_dir, done, run_log)
             log.info(f"stopped after epoch {done['epoch']} of {epochs}; go on with: python -m main {resuming(out_dir)}")
             raise SystemExit(stopped.exit_status) from stopped
-    return seconds
-
-
-@contextmanager
-def divergence_told(config: Config, out_dir: Path, run_log: RunLog) -> Iterator[None]:
-    """Makes a ConfigError of a loss that is infinite or not a number."""
-    try:
-        yield
-    except Diverged as diverged:
-        epoch = len(run_log.records) + 1  # on a GPU it is found out while the next one is under way
-        kept = f"{out_dir / LATEST} is of an epoch before" if (out_dir / LATEST).exists() else "no checkpoint yet"
-        advice = f"a lower training.{diverged.rate} (now {getattr(config.training, diverged.rate):g}) may help"
-        raise ConfigError(f"{diverged} in epoch {epoch}; {advice}; {kept}") from diverged
+        except Diverged as diverged:
+            kept = f"{out_dir / LATEST} is of an epoch before" if (out_dir / LATEST).exists() else "no checkpoint yet"
+            advice = f"a lower training.{diverged.rate} (now {getattr(config.training, diverged.rate):g}) may help"
+            epoch = len(run_log.records) + 1
+            raise ConfigError(f"{diverged} in epoch {epoch}; {advice}; {kept}") from diverged
+    return seconds, [phase.epochs for phase in phases]
 
 
 def save(out_dir: Path, done: dict[str, Any], run_log: RunLog) -> None:
     """A checkpoint of the last whole epoch."""
-    run_log.record_pending()
     save_checkpoint(out_dir, done | {"metrics": run_log.records})
 
 

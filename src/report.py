@@ -40,7 +40,10 @@ def main() -> None:
     rows = rows_of(runs)
     if arguments.published:
         experiments = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
-        speed = json.loads(arguments.time.read_text(encoding="utf-8")) if arguments.time else None
+        try:
+            speed = json.loads(arguments.time.read_text(encoding="utf-8")) if arguments.time else None
+        except (OSError, ValueError) as error:
+            sys.exit(f"error: {arguments.time} cannot be read: {error}")
         print(experiments_table(rows, experiments, speed))
         return
     by_layer = errors_by_layer(rows)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from commands import REPOSITORY, command
 
-from src.data import ensure_mnist
+from src.datasets.idx import FILES
+from src.datasets.table import load
 
 # The tests' tensors are small; and the processes of tests/commands.py have one thread, too: the same bits.
 torch.set_num_threads(1)
@@ -26,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def mnist_root() -> Path:
     """A data.root with the real, verified MNIST: $FF_DATA_ROOT, else datasets/; fetched there if missing."""
     root = Path(os.environ.get("FF_DATA_ROOT") or REPOSITORY / "datasets")
-    ensure_mnist(root)
+    load("mnist", root, "cpu", 0)
     return root
 
 
@@ -49,6 +50,17 @@ def learned(tmp_path_factory, mnist_root) -> tuple[Path, str]:
     )
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
+
+
+@pytest.fixture(scope="session")
+def few_images(tmp_path_factory, mnist_root) -> list[str]:
+    """The overrides for 1,000 training and 1,000 test images of MNIST, as a data set of one's own."""
+    folder = tmp_path_factory.mktemp("few_images")
+    for name in FILES:
+        raw = (mnist_root / "MNIST" / "raw" / name).read_bytes()
+        end = 16 + 784 * 1000 if "images" in name else 8 + 1000
+        (folder / name).write_bytes(raw[:4] + (1000).to_bytes(4, "big") + raw[8:end])
+    return ["dataset=idx", f"data.root={folder}", "data.validation_images=0"]
 
 
 def import_torchvision() -> None:

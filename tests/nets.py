@@ -1,77 +1,146 @@
 """Small nets, their optimiser and their batches, for the tests."""
 
-from typing import TypeVar
+import sys
 
 import numpy as np
+import pytest
 import reference
 import torch
 from torch import nn
 
-from src.model import FFNet, dense_layers
-from src.train import make_optimizer
+from src import experiment, methods
+from src.config.loading import composed, load
+from src.config.values import Config
+from src.datasets.batches import Examples
+from src.layers.stack import dense_layers
+from src.methods.supervised import FFNet
+from src.training.epochs import Phase
+from src.training.optimiser import make_optimizer
 
-Net = TypeVar("Net", bound=FFNet)
-
+on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 INPUT_DIM, HIDDEN_DIMS, BATCH = 30, [17, 9, 13], 6
 TINY = 1e-8  # of the length normalisation
-LAYER_DEFAULTS = dict(  # of configs/config.yaml
-    threshold=1.0, temperature=1.0, peer_normalisation=0.03, peer_momentum=0.9, initial_mean_activity=0.5
+LAYER = dict(  # configs/layers.yaml
+    goodness="sum_of_squares",
+    loss="logistic",
+    threshold=1.0,
+    temperature=1.0,
+    peer_normalisation=0.03,
+    peer_momentum=0.9,
+    initial_mean_activity=0.5,
+    matmul_dtype=torch.float32,
 )
+RATES = dict(learning_rate=0.05, weight_decay=0.02, readout_learning_rate=0.1, readout_weight_decay=0.03)
+SHEET_RATES = dict(eps=0.05, eps_sup=0.1, wc=0.02, wc_sup=0.03)  # the same, as the references call them
 
 
 def small_net(
-    input_dim: int = INPUT_DIM,
-    hidden_dims: list[int] = HIDDEN_DIMS,
-    seed: int = 0,
-    kind: type[Net] = FFNet,
-    matmul_dtype: torch.dtype = torch.float32,
-    **options,
-) -> Net:
-    """A net of dense layers, with the defaults of configs/config.yaml where `options` does not say otherwise."""
-    generator = torch.Generator().manual_seed(seed)
-    options = {"weight_scale": "fan_in", **LAYER_DEFAULTS, **options, "matmul_dtype": matmul_dtype}
-    return kind(dense_layers(input_dim, hidden_dims, generator=generator, **options), matmul_dtype=matmul_dtype)
+    input_dim: int = INPUT_DIM, hidden_dims: list[int] = HIDDEN_DIMS, seed: int = 0, kind: type = FFNet, **options
+) -> nn.Module:
+    """A net of dense layers, with the defaults of configs/ where `options` does not say otherwise."""
+    options = {"weight_scale": "fan_in", **LAYER, **options}
+    return kind(dense_layers(input_dim, hidden_dims, generator=torch.Generator().manual_seed(seed), **options))
 
 
-def optimizer_for(model: nn.Module, **options) -> torch.optim.SGD:
+def optimizer_for(net: nn.Module, **options) -> torch.optim.SGD:
     """With rates and decays that show after a few steps, where `options` does not say otherwise."""
-    defaults = dict(
-        learning_rate=0.05,
-        weight_decay=0.02,
-        readout_learning_rate=0.1,
-        readout_weight_decay=0.03,
-        momentum=0.9,
-        decay_in_momentum=False,
-    )
-    return make_optimizer(model.named_parameters(), **(defaults | options))
+    defaults = dict(**RATES, momentum=0.9, decay_in_momentum=False)
+    return make_optimizer(net.named_parameters(), **(defaults | options))
 
 
-def batch(seed: int, size: int = BATCH) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images ([B, 30], in [0, 1]), labels and wrong labels (each [B])."""
+def batch(seed: int, size: int = BATCH, dim: int = INPUT_DIM) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images ([B, dim], in [0, 1]), labels and wrong labels (each [B])."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 10, size)
-    return rng.random((size, INPUT_DIM)), labels, (labels + rng.integers(1, 10, size)) % 10
+    return rng.random((size, dim)), labels, (labels + rng.integers(1, 10, size)) % 10
 
 
-def as_state(model: FFNet) -> reference.State:
-    """The weights of a net whose training has not begun, for the NumPy reference."""
+def tensors(seed: int, size: int = BATCH, dim: int = INPUT_DIM) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same for the nets, images in fp32."""
+    images, labels, wrong = batch(seed, size, dim)
+    return torch.tensor(images).float(), torch.tensor(labels), torch.tensor(wrong)
+
+
+def examples(count: int = 25) -> Examples:
+    """Random images of 28 x 28 pixels, and labels."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 784), dtype=torch.uint8, generator=generator)
+    return Examples(images, torch.randint(0, 10, (count,), generator=generator))
+
+
+WAYS = {  # to train: every step of src/
+    "supervised": "",
+    "uniform negatives": "training.negatives=uniform",
+    "unsupervised": "method=unsupervised",
+    "local receptive fields": "method=unsupervised model.grids=[3,2] model.hidden_dims=[36,20]",
+    "recurrent": "method=recurrent model.iterations=5",
+    "backprop": "method=backprop",
+}
+
+
+def configured(way: str, *overrides: str) -> Config:
+    """The configuration of a small net of 28 x 28 pixels."""
+    return load(composed("model.hidden_dims=[20,12]", "precision=fp32", *WAYS[way].split(), *overrides))
+
+
+def phases_of(config: Config, net: nn.Module) -> list[Phase]:
+    """As `experiment.run` makes them."""
+    of_loop = ("batch_size", "cuda_graph", "checkpoint_every")
+    training = {key: value for key, value in vars(config.training).items() if key not in of_loop}
+    return methods.named(config.method).phases(net, **training)
+
+
+def update(net: nn.Module, optimizer: torch.optim.SGD, seed: int, size: int = 20) -> dict[str, torch.Tensor]:
+    """A step of the net's method with a batch of 28 x 28 pixels and negatives that no generator draws."""
+    images, labels, wrong = (part.to(next(net.parameters()).device) for part in tensors(seed, size, dim=784))
+    method = sys.modules[type(net).__module__]
+    if method is methods.named("unsupervised"):
+        return method.step(net, optimizer, images, images.roll(1, dims=0).flip(1), labels)
+    if method is methods.named("backprop"):
+        return method.step(net, optimizer, images, labels, None)
+    return method.step(net, optimizer, lambda logits, labels, generator: wrong, images, labels, None)
+
+
+def updated(way: str, *overrides: str, device: str = "cpu") -> nn.Module:
+    """A net after ten of those, on the CPU."""
+    net = experiment.new_net(configured(way, *overrides)).to(device)
+    optimizer = optimizer_for(net)
+    for seed in range(10):
+        update(net, optimizer, seed)
+    return net.cpu()
+
+
+def seen_by(location: int, grid: int, side: int, below: int, field: int, stride: int) -> list[int]:
+    """Indices of the inputs of a location of `grid` x `grid`, in the order of its weights."""
+    top, left = (stride * place for place in divmod(location, grid))
+    return [
+        (row * side + column) * below + channel
+        for row in range(top, top + field)
+        for column in range(left, left + field)
+        for channel in range(below)
+    ]
+
+
+def as_state(net: nn.Module) -> reference.State:
+    """The layers of a net whose training has not begun, for the NumPy reference."""
     state = reference.new_state(
-        [layer.weight.detach().double().numpy() for layer in model.layers],
-        [layer.bias.detach().double().numpy() for layer in model.layers],
+        [layer.weight.detach().double().numpy() for layer in net.layers],
+        [layer.bias.detach().double().numpy() for layer in net.layers],
     )
-    state.softmax[:] = model.readout_weight.detach().double().numpy()
+    state.means = [layer.mean_activity.double().numpy() for layer in net.layers]
     return state
 
 
 def assert_close(ours: torch.Tensor, theirs: np.ndarray, relative: float = 1e-5) -> None:
     """Within `relative` of the largest entry, so that entries that cancel to nearly zero are not asked for more."""
     theirs = np.asarray(theirs)
+    assert ours.shape == theirs.shape
     assert np.abs(ours.detach().double().numpy() - theirs).max() <= relative * np.abs(theirs).max()
 
 
-def assert_layers_are(model: FFNet, state: reference.State) -> None:
+def assert_layers_are(net: nn.Module, state: reference.State) -> None:
     """Weights, biases, running means and smoothed gradients of all layers are those of the NumPy reference."""
-    for index, layer in enumerate(model.layers):
+    for index, layer in enumerate(net.layers):
         assert_close(layer.weight, state.weights[index])
         assert_close(layer.bias, state.biases[index])
         assert_close(layer.mean_activity, state.means[index])

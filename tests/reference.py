@@ -1,4 +1,4 @@
-"""A slow, independent reference of the Forward-Forward algorithm: numpy, float64, loops over cases and units.
+"""An independent reference of the Forward-Forward algorithm: numpy, float64, formula by formula.
 
 It is written from the algorithm sheet alone and shares no code with the package: its one purpose is to be
 obviously right, so that the PyTorch code can be compared with it on tiny nets.
@@ -12,44 +12,30 @@ Conventions
 - Labels are integers 0..9; images are the pixels in [0, 1] (no code written, not normalised).
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 CLASSES = 10
-START_MEAN = 0.5
 
 
-# ----------------------------------------------------------------------------------------------------
 # Input and forward pass
-# ----------------------------------------------------------------------------------------------------
 def normalise(v, tiny):
     """n(v) = v / (sqrt(mean(v^2)) + tiny), for one vector [d] or for each row of [B, d]."""
     v = np.asarray(v, dtype=np.float64)
-    if v.ndim == 1:
-        total = 0.0
-        for value in v:
-            total += value * value
-        return v / (math.sqrt(total / len(v)) + tiny)
-    return np.array([normalise(row, tiny) for row in v], dtype=np.float64).reshape(v.shape)
+    return v / (np.sqrt(np.mean(v**2, axis=-1, keepdims=True)) + tiny)
 
 
 def write_code(images, code):
-    """x with pixels 0..9 overwritten by the label code; a copy, the images stay as they were."""
+    """x with pixels 0..9 overwritten by the label code [B, 10]; a copy, the images stay as they were."""
     written = np.array(images, dtype=np.float64, copy=True)
-    code = np.asarray(code, dtype=np.float64)
-    if code.shape != (len(written), CLASSES):
-        raise ValueError(f"code has shape {code.shape}, expected {(len(written), CLASSES)}")
-    for case in range(len(written)):
-        for k in range(CLASSES):
-            written[case, k] = code[case, k]
+    written[:, :CLASSES] = code
     return written
 
 
 def one_hot(labels):
     """Label code of a positive (true class) or a negative (wrong class): one-hot, [B, 10]."""
-    code = np.zeros((len(labels), CLASSES), dtype=np.float64)
+    code = np.zeros((len(labels), CLASSES))
     for case, label in enumerate(labels):
         code[case, int(label)] = 1.0
     return code
@@ -57,7 +43,7 @@ def one_hot(labels):
 
 def neutral_code(n_cases):
     """Neutral label code: ten entries of 0.1, [B, 10]."""
-    return np.full((n_cases, CLASSES), 0.1, dtype=np.float64)
+    return np.full((n_cases, CLASSES), 0.1)
 
 
 def forward(x, weights, biases, tiny):
@@ -66,47 +52,26 @@ def forward(x, weights, biases, tiny):
     x is [B, d_0]. Returns one (n_input, total_input z, activity h) per hidden layer, n_input = n(h_{l-1})
     being what the weights see, [B, d_{l-1}]; z and h are [B, d_l].
     """
-    below = np.asarray(x, dtype=np.float64)
-    layers = []
+    below, layers = x, []
     for w, b in zip(weights, biases, strict=True):
         n_input = normalise(below, tiny)
-        z = np.zeros((len(below), len(w)), dtype=np.float64)
-        h = np.zeros_like(z)
-        for case in range(len(below)):
-            for unit in range(len(w)):
-                z[case, unit] = np.dot(w[unit], n_input[case]) + b[unit]
-                h[case, unit] = max(z[case, unit], 0.0)
-        layers.append((n_input, z, h))
-        below = h
+        z = n_input @ w.T + b
+        below = np.maximum(z, 0.0)
+        layers.append((n_input, z, below))
     return layers
 
 
 def goodness(h):
     """G_l = sum over units of h_l^2 (before normalisation): [B, d_l] -> [B]."""
-    h = np.asarray(h, dtype=np.float64)
-    result = np.zeros(len(h), dtype=np.float64)
-    for case in range(len(h)):
-        for value in h[case]:
-            result[case] += value * value
-    return result
+    return np.sum(np.asarray(h) ** 2, axis=1)
 
 
 def p_positive(g, theta, temperature=1.0):
     """p_l = sigmoid((G_l - theta_l) / temperature): [B] -> [B]."""
-    g = np.asarray(g, dtype=np.float64)
-    result = np.zeros(len(g), dtype=np.float64)
-    for case in range(len(g)):
-        u = (g[case] - theta) / temperature
-        if u >= 0:
-            result[case] = 1.0 / (1.0 + math.exp(-u))
-        else:
-            result[case] = math.exp(u) / (1.0 + math.exp(u))
-    return result
+    return 1.0 / (1.0 + np.exp(-(g - theta) / temperature))
 
 
-# ----------------------------------------------------------------------------------------------------
 # State
-# ----------------------------------------------------------------------------------------------------
 @dataclass
 class State:
     """Everything that training changes. ``train_step`` returns a new one and leaves the old one alone."""
@@ -122,15 +87,13 @@ class State:
 
 def new_state(weights, biases):
     """The start: given W_l and b_l (copied), m = 0.5, all smoothed gradients 0, softmax weights 0."""
-    if len(weights) < 2:
-        raise ValueError("the softmax reads hidden layers 2..L: at least two hidden layers are needed")
     weights = [np.array(w, dtype=np.float64, copy=True) for w in weights]
     biases = [np.array(b, dtype=np.float64, copy=True) for b in biases]
     n_features = sum(len(w) for w in weights[1:])
     return State(
         weights=weights,
         biases=biases,
-        means=[np.full(len(w), START_MEAN) for w in weights],
+        means=[np.full(len(w), 0.5) for w in weights],
         smooth_weights=[np.zeros_like(w) for w in weights],
         smooth_biases=[np.zeros_like(b) for b in biases],
         softmax=np.zeros((CLASSES, n_features)),
@@ -138,40 +101,22 @@ def new_state(weights, biases):
     )
 
 
-# ----------------------------------------------------------------------------------------------------
 # The softmax on the neutral pass, and the hard negatives it gives
-# ----------------------------------------------------------------------------------------------------
-def softmax_features(activities, tiny):
-    """Length-normalised activities of hidden layers 2..L (all but the first), concatenated.
-
-    Each layer is normalised alone. ``activities`` is the list h_1..h_L of [B, d_l];
-    the result is [B, d_2 + ... + d_L].
-    """
-    return np.concatenate([normalise(h, tiny) for h in activities[1:]], axis=1)
-
-
 def softmax_probabilities(logits):
     """softmax(logits) case by case: [B, 10] -> [B, 10]."""
-    logits = np.asarray(logits, dtype=np.float64)
-    result = np.zeros_like(logits)
-    for case in range(len(logits)):
-        top = max(logits[case])
-        e = [math.exp(value - top) for value in logits[case]]
-        for k in range(len(e)):
-            result[case, k] = e[k] / sum(e)
-    return result
+    e = np.exp(logits - np.max(logits, axis=1, keepdims=True))
+    return e / np.sum(e, axis=1, keepdims=True)
 
 
 def neutral_pass(images, state, tiny):
-    """Neutral code, one forward pass, linear softmax without bias: (features [B, F], logits [B, 10])."""
+    """Neutral code, one forward pass, linear softmax without bias: (features [B, F], logits [B, 10]).
+
+    The features are the activities of hidden layers 2..L (all but the first), each layer normalised alone.
+    """
     x = write_code(images, neutral_code(len(images)))
     activities = [h for _, _, h in forward(x, state.weights, state.biases, tiny)]
-    features = softmax_features(activities, tiny)
-    logits = np.zeros((len(features), CLASSES), dtype=np.float64)
-    for case in range(len(features)):
-        for k in range(CLASSES):
-            logits[case, k] = np.dot(state.softmax[k], features[case])
-    return features, logits
+    features = np.concatenate([normalise(h, tiny) for h in activities[1:]], axis=1)
+    return features, features @ state.softmax.T
 
 
 def hard_negative_distribution(logits, labels):
@@ -180,15 +125,10 @@ def hard_negative_distribution(logits, labels):
     Taken over the other classes' logits alone, which equals p_k / (1 - p_true) and is safe when p_true rounds
     to 1. The true class has probability exactly 0.
     """
-    logits = np.asarray(logits, dtype=np.float64)
-    result = np.zeros_like(logits)
-    for case in range(len(logits)):
-        true = int(labels[case])
-        others = [k for k in range(logits.shape[1]) if k != true]
-        top = max(logits[case, k] for k in others)
-        total = sum(math.exp(logits[case, k] - top) for k in others)
-        for k in others:
-            result[case, k] = math.exp(logits[case, k] - top) / total
+    result = np.zeros_like(logits, dtype=np.float64)
+    for case, true in enumerate(labels):
+        others = [k for k in range(CLASSES) if k != int(true)]
+        result[case, others] = softmax_probabilities(logits[case : case + 1, others])[0]
     return result
 
 
@@ -197,54 +137,12 @@ def negative_label_distribution(state, images, labels, tiny):
     return hard_negative_distribution(neutral_pass(images, state, tiny)[1], labels)
 
 
-# ----------------------------------------------------------------------------------------------------
 # Training
-# ----------------------------------------------------------------------------------------------------
 def gain(epoch, epochs):
     """1 for the first half of the epochs, then linear: (1 + 2 (E - e)) / E, for e = 1..E."""
     if 2 * epoch <= epochs:
         return 1.0
     return (1.0 + 2.0 * (epochs - epoch)) / epochs
-
-
-def updated_mean(m, h, peer_momentum=0.9):
-    """m <- 0.9 m + 0.1 * mean over the batch of h_l (positives)."""
-    result = np.zeros(len(m), dtype=np.float64)
-    for unit in range(len(m)):
-        batch_mean = sum(h[case, unit] for case in range(len(h))) / len(h)
-        result[unit] = peer_momentum * m[unit] + (1.0 - peer_momentum) * batch_mean
-    return result
-
-
-def positive_derivative(h, p, m, peer, temperature=1.0):
-    """Per case and unit (1 - p) h / T + lambda (mean over units of m - m).
-
-    The second term is not gated by the ReLU. ``m`` is the running mean AFTER this batch's update.
-    """
-    mean_of_m = sum(m) / len(m)
-    result = np.zeros_like(h)
-    for case in range(h.shape[0]):
-        for unit in range(h.shape[1]):
-            result[case, unit] = (1.0 - p[case]) * h[case, unit] / temperature + peer * (mean_of_m - m[unit])
-    return result
-
-
-def negative_derivative(h, p, temperature=1.0):
-    """Per case and unit -p h / T."""
-    result = np.zeros_like(h)
-    for case in range(h.shape[0]):
-        for unit in range(h.shape[1]):
-            result[case, unit] = -p[case] * h[case, unit] / temperature
-    return result
-
-
-def summed_outer(derivative, n_input):
-    """Sum over cases of derivative x n(h_{l-1})^T: the derivative w.r.t. W_l, [d_l, d_{l-1}]."""
-    result = np.zeros((derivative.shape[1], n_input.shape[1]), dtype=np.float64)
-    for case in range(len(derivative)):
-        for unit in range(derivative.shape[1]):
-            result[unit] += derivative[case, unit] * n_input[case]
-    return result
 
 
 def layer_gradients(positive, negative, m, *, peer=0.03, peer_momentum=0.9, temperature=1.0):
@@ -255,21 +153,22 @@ def layer_gradients(positive, negative, m, *, peer=0.03, peer_momentum=0.9, temp
     """
     n_pos, _, h_pos = positive
     n_neg, _, h_neg = negative
-    batch = len(h_pos)
-    theta = h_pos.shape[1]
-    new_m = updated_mean(m, h_pos, peer_momentum)  # before it is used
-    p_pos = p_positive(goodness(h_pos), theta, temperature)
-    p_neg = p_positive(goodness(h_neg), theta, temperature)
-    d_pos = positive_derivative(h_pos, p_pos, new_m, peer, temperature)
-    d_neg = negative_derivative(h_neg, p_neg, temperature)
-    gradient_w = (summed_outer(d_pos, n_pos) + summed_outer(d_neg, n_neg)) / batch
+    batch, theta = h_pos.shape
+    p_pos = p_positive(goodness(h_pos), theta, temperature)[:, None]
+    p_neg = p_positive(goodness(h_neg), theta, temperature)[:, None]
+    # m <- 0.9 m + 0.1 * mean over the batch of h_l (positives), before it is used
+    new_m = peer_momentum * m + (1.0 - peer_momentum) * np.mean(h_pos, axis=0)
+    # Positives: (1 - p) h / T + lambda (mean over units of m - m), the latter not gated by the ReLU
+    d_pos = (1.0 - p_pos) * h_pos / temperature + peer * (np.mean(new_m) - new_m)
+    d_neg = -p_neg * h_neg / temperature
+    gradient_w = (d_pos.T @ n_pos + d_neg.T @ n_neg) / batch
     gradient_b = (d_pos.sum(axis=0) + d_neg.sum(axis=0)) / batch
     return gradient_w, gradient_b, new_m
 
 
 def softmax_gradient(features, logits, labels):
     """Minus the gradient of the mean cross-entropy: (1/B) sum of (one-hot - softmax) x features^T."""
-    return summed_outer(one_hot(labels) - softmax_probabilities(logits), features) / len(features)
+    return (one_hot(labels) - softmax_probabilities(logits)).T @ features / len(features)
 
 
 def smooth_and_step(value, smooth, gradient, *, rate, decay, is_bias, momentum, decay_in_momentum):
@@ -311,75 +210,40 @@ def stepped_layers(state, per_layer, *, rate, decay, **how):
 
 
 def train_step(
-    state,
-    images,
-    labels,
-    negative_labels,
-    *,
-    eps,
-    eps_sup,
-    wc,
-    wc_sup,
-    momentum=0.9,
-    peer=0.03,
-    peer_momentum=0.9,
-    gain,
-    temperature=1.0,
-    tiny,
-    decay_in_momentum=False,
-):
+    state, images, labels, negative_labels, *, eps, eps_sup, wc, wc_sup, momentum=0.9, peer=0.03, peer_momentum=0.9,
+    gain, temperature=1.0, tiny, decay_in_momentum=False,
+):  # fmt: skip
     """One mini-batch: three passes (positive, neutral, negative) with the same weights, then one update.
 
     ``negative_labels`` are given (draw them from ``negative_label_distribution(state, ...)``, i.e. with the
     softmax weights before this step's update). Returns a NEW State; ``state`` is not touched.
     """
-    for true, wrong in zip(labels, negative_labels, strict=True):
-        if int(true) == int(wrong):
-            raise ValueError("a negative label equals the true label")
-
     # Three passes, all with the weights of `state`.
     positives = forward(write_code(images, one_hot(labels)), state.weights, state.biases, tiny)
     features, logits = neutral_pass(images, state, tiny)
     negatives = forward(write_code(images, one_hot(negative_labels)), state.weights, state.biases, tiny)
 
-    # All gradients.
     per_layer = [
         layer_gradients(pos, neg, m, peer=peer, peer_momentum=peer_momentum, temperature=temperature)
         for pos, neg, m in zip(positives, negatives, state.means, strict=True)
     ]
-    gradient_s = softmax_gradient(features, logits, labels)
-
     # One update of everything.
     how = {"momentum": momentum, "decay_in_momentum": decay_in_momentum}
     new = stepped_layers(state, per_layer, rate=gain * eps, decay=wc, **how)
     new.softmax, new.smooth_softmax = smooth_and_step(
-        state.softmax, state.smooth_softmax, gradient_s,
+        state.softmax, state.smooth_softmax, softmax_gradient(features, logits, labels),
         rate=gain * eps_sup, decay=wc_sup, is_bias=False, **how,
     )  # fmt: skip
     return new
 
 
-# ----------------------------------------------------------------------------------------------------
-# The two ways to classify
-# ----------------------------------------------------------------------------------------------------
+# The two ways to classify: by the arg-max of these, or of the logits of `neutral_pass`
 def goodness_per_label(images, state, layers, tiny):
     """Run the net once per label with that label's code and add up G_l over ``layers`` (counted from 1): [B, 10]."""
-    result = np.zeros((len(images), CLASSES), dtype=np.float64)
+    result = np.zeros((len(images), CLASSES))
     for label in range(CLASSES):
         x = write_code(images, one_hot([label] * len(images)))
         passes = forward(x, state.weights, state.biases, tiny)
         for layer in layers:
-            if not 1 <= layer <= len(passes):
-                raise ValueError(f"no hidden layer {layer}")
             result[:, label] += goodness(passes[layer - 1][2])
     return result
-
-
-def classify_goodness(images, state, layers, tiny):
-    """The label with the highest summed goodness: [B] integers; layers: see goodness_per_label."""
-    return np.argmax(goodness_per_label(images, state, layers, tiny), axis=1)
-
-
-def classify_one_pass(images, state, tiny):
-    """Neutral code, one forward pass, arg-max of the softmax (first of equals): [B] integers."""
-    return np.argmax(neutral_pass(images, state, tiny)[1], axis=1)

@@ -1,9 +1,8 @@
-"""Slow, independent references of the other experiments, in the way and with the conventions of tests/reference.py.
+"""Independent references of the other experiments, in the way and with the conventions of tests/reference.py.
 
 Section 3.1, back-propagation; section 3.2, the masks, the hybrids and the update of the unsupervised net.
 """
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,15 +22,11 @@ from reference import (
 )
 
 
-# ----------------------------------------------------------------------------------------------------
 # Section 3.2: masks and hybrids
-# ----------------------------------------------------------------------------------------------------
 def blurred_line(line):
     """[1/4, 1/2, 1/4] along one line of pixels, the outermost of which stand in for those beyond them."""
     last = len(line) - 1
-    return [
-        line[max(k - 1, 0)] / 4 + line[k] / 2 + line[min(k + 1, last)] / 4 for k in range(last + 1)
-    ]  # fmt: skip
+    return [line[max(k - 1, 0)] / 4 + line[k] / 2 + line[min(k + 1, last)] / 4 for k in range(last + 1)]
 
 
 def blurred(image, blurs):
@@ -43,26 +38,20 @@ def blurred(image, blurs):
     return image
 
 
-# ----------------------------------------------------------------------------------------------------
 # Figures of a step
-# ----------------------------------------------------------------------------------------------------
 def cross_entropy(logits, labels):
     """-log softmax of the true class, summed over cases."""
-    p = softmax_probabilities(logits)
-    return -sum(math.log(p[case, int(label)]) for case, label in enumerate(labels))
+    return -np.sum(one_hot(labels) * np.log(softmax_probabilities(logits)))
 
 
 def logistic_loss(h_pos, h_neg, temperature):
     """-1/2 [log p(positive) + log(1 - p(negative))], summed over cases, and the pairs that are ordered wrongly."""
     theta = h_pos.shape[1]
     p_pos, p_neg = (p_positive(goodness(h), theta, temperature) for h in (h_pos, h_neg))
-    loss = -sum(math.log(p) + math.log(1 - q) for p, q in zip(p_pos, p_neg, strict=True)) / 2
-    return loss, sum(g_neg >= g_pos for g_pos, g_neg in zip(goodness(h_pos), goodness(h_neg), strict=True))
+    return -np.sum(np.log(p_pos) + np.log(1 - p_neg)) / 2, np.sum(goodness(h_neg) >= goodness(h_pos))
 
 
-# ----------------------------------------------------------------------------------------------------
 # Section 3.2: the unsupervised net
-# ----------------------------------------------------------------------------------------------------
 @dataclass
 class Readout:
     """A linear softmax without bias over the normalised activities of ``layers`` (counted from 1)."""
@@ -81,11 +70,7 @@ def new_readout(layers, dims):
 def read(readout, activities, tiny):
     """(features [B, F], logits [B, 10]) of one read-out from h_1..h_L, each layer normalised alone."""
     features = np.concatenate([normalise(activities[layer - 1], tiny) for layer in readout.layers], axis=1)
-    logits = np.zeros((len(features), CLASSES))
-    for case in range(len(features)):
-        for k in range(CLASSES):
-            logits[case, k] = np.dot(readout.weight[k], features[case])
-    return features, logits
+    return features, features @ readout.weight.T
 
 
 def readouts_step(readouts, activities, labels, *, rate, decay, tiny, **how):
@@ -103,24 +88,9 @@ def readouts_step(readouts, activities, labels, *, rate, decay, tiny, **how):
 
 
 def unsupervised_step(
-    state,
-    readouts,
-    images,
-    negatives,
-    labels,
-    *,
-    eps,
-    eps_sup,
-    wc,
-    wc_sup,
-    gain,
-    momentum=0.9,
-    peer=0.03,
-    peer_momentum=0.9,
-    temperature=1.0,
-    tiny,
-    decay_in_momentum=False,
-):
+    state, readouts, images, negatives, labels, *, eps, eps_sup, wc, wc_sup, gain, momentum=0.9, peer=0.03,
+    peer_momentum=0.9, temperature=1.0, tiny, decay_in_momentum=False,
+):  # fmt: skip
     """One mini-batch: the layers learn real images against ``negatives``, the read-outs the real images' labels.
 
     Everything is computed with the old weights. Of ``state`` the softmax is not used: ``readouts`` are in its place.
@@ -145,19 +115,12 @@ def unsupervised_step(
     return new, new_readouts, figures
 
 
-# ----------------------------------------------------------------------------------------------------
 # Section 3.1: back-propagation
-# ----------------------------------------------------------------------------------------------------
 def plain_forward(images, weights, biases):
     """h_l = relu(W_l h_{l-1} + b_l), h_0 = image, nothing normalised: [h_0, .., h_L], each [B, d_l]."""
     activities = [np.asarray(images, dtype=np.float64)]
     for w, b in zip(weights, biases, strict=True):
-        below = activities[-1]
-        h = np.zeros((len(below), len(w)))
-        for case in range(len(below)):
-            for unit in range(len(w)):
-                h[case, unit] = max(np.dot(w[unit], below[case]) + b[unit], 0.0)
-        activities.append(h)
+        activities.append(np.maximum(activities[-1] @ w.T + b, 0.0))
     return activities
 
 

@@ -1,5 +1,5 @@
-"""A slow, independent reference of the recurrent net (section 3.4), in the way and with the conventions of
-tests/reference.py: numpy, float64, loops over iterations, layers, cases and units.
+"""An independent reference of the recurrent net (section 3.4), in the way and with the conventions of
+tests/reference.py: numpy, float64, loops over iterations, layers and cases.
 
 A layer's gradient is here the derivative of its average objective, written out for every single iteration and case.
 """
@@ -41,12 +41,8 @@ def new_state(bottom_up, top_down, biases, start_mean=0.5):
 
 def total_input(state, layer, below, above):
     """z of one layer for one case: below and above are normalised already; above None leaves it out."""
-    z = np.zeros(len(state.biases[layer]))
-    for unit in range(len(z)):
-        z[unit] = np.dot(state.bottom_up[layer][unit], below) + state.biases[layer][unit]
-        if above is not None:
-            z[unit] += np.dot(state.top_down[layer][unit], above)
-    return z
+    z = state.bottom_up[layer] @ below + state.biases[layer]
+    return z if above is None else z + state.top_down[layer] @ above
 
 
 def bottom_up_pass(state, image, tiny):
@@ -125,13 +121,10 @@ def train_step(
                     p = p_positive(goodness(h[None]), len(h), temperature)[0]
                     right = p if sign > 0 else 1 - p
                     losses[layer] -= np.log(right) / 2 / len(learning)
-                    dz = np.zeros_like(z)
-                    for unit in range(len(z)):
-                        if z[unit] > 0:  # d h / d z = 1 - damping
-                            dz[unit] = sign * (1 - right) / temperature * h[unit] * (1 - damping)
-                        if sign > 0:
-                            dz[unit] += pull[unit]
-                    dz /= batch * len(learning)
+                    dz = sign * (1 - right) / temperature * h * (1 - damping) * (z > 0)  # d h / d z = 1 - damping
+                    if sign > 0:
+                        dz = dz + pull
+                    dz = dz / (batch * len(learning))
                     gradients["bottom_up"][layer] += np.outer(dz, below)
                     gradients["top_down"][layer] += np.outer(dz, above)
                     gradients["biases"][layer] += dz

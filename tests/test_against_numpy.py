@@ -3,100 +3,92 @@
 import pytest
 import reference
 import torch
-from nets import BATCH, TINY, as_state, assert_close, assert_layers_are, batch, optimizer_for, small_net
+from nets import BATCH, SHEET_RATES, TINY, as_state, assert_close, assert_layers_are, optimizer_for, small_net, tensors
 
-from src import fast, train
-from src.classify import class_scores, goodness_per_label
-from src.layers import goodness
-from src.model import FFNet
-from src.samples import embed_neutral
-from src.train import gain, set_gain
+from src.layers.stack import activities
+from src.methods.supervised import FirstLayer, scores, step
+from src.negatives.codes import NUM_CLASSES, embed, neutral, one_hot
+from src.training.optimiser import gain, set_gain
 
 
-@pytest.mark.parametrize("train_step", [train.train_step, fast.train_step], ids=["plain", "fast"])
 @pytest.mark.parametrize("decay_in_momentum", [False, True])
 @pytest.mark.parametrize(
     ("temperature", "peer_normalisation", "peer_momentum", "initial_mean_activity"),
     [(1.0, 0.03, 0.9, 0.5), (2.5, 0.2, 0.7, 0.3)],
 )
-def test_training_steps(
-    train_step, decay_in_momentum, temperature, peer_normalisation, peer_momentum, initial_mean_activity
-):
-    model = small_net(
+def test_training_steps(decay_in_momentum, temperature, peer_normalisation, peer_momentum, initial_mean_activity):
+    net = small_net(
         temperature=temperature,
         peer_normalisation=peer_normalisation,
         peer_momentum=peer_momentum,
         initial_mean_activity=initial_mean_activity,
     )
-    state = as_state(model)
+    state = as_state(net)
     for means in state.means:
-        means[:] = initial_mean_activity
-    optimizer = optimizer_for(model, decay_in_momentum=decay_in_momentum)
-    for step in range(4):
-        images, labels, negative_labels = batch(step, size=BATCH - step)  # the last batch of an epoch is smaller
-        set_gain(optimizer, gain(epoch=step + 1, epochs=4))
+        assert means.tolist() == pytest.approx([initial_mean_activity] * len(means))
+    optimizer = optimizer_for(net, decay_in_momentum=decay_in_momentum)
+    for number in range(4):
+        images, labels, wrong = tensors(number, size=BATCH - number)  # the last batch of an epoch is smaller
+        set_gain(optimizer, gain(epoch=number + 1, epochs=4))
         drawn_from = []
 
-        def draw(logits, labels, wrong=negative_labels, drawn_from=drawn_from):
+        def draw(logits, labels, generator, wrong=wrong, drawn_from=drawn_from):
             drawn_from.append(reference.hard_negative_distribution(logits.double().numpy(), labels.numpy()))
-            return torch.tensor(wrong)
+            return wrong
 
-        expected = reference.negative_label_distribution(state, images, labels, TINY)
-        train_step(model, optimizer, torch.tensor(images, dtype=torch.float32), torch.tensor(labels), draw)
+        expected = reference.negative_label_distribution(state, images.numpy(), labels.numpy(), TINY)
+        step(net, optimizer, draw, images, labels, None)
         assert_close(torch.tensor(drawn_from[0]), expected)
         state = reference.train_step(
-            state,
-            images,
-            labels,
-            negative_labels,
-            eps=0.05,
-            eps_sup=0.1,
-            wc=0.02,
-            wc_sup=0.03,
-            gain=reference.gain(step + 1, 4),
-            temperature=temperature,
-            peer=peer_normalisation,
-            peer_momentum=peer_momentum,
-            tiny=TINY,
+            state, images.numpy(), labels.numpy(), wrong.numpy(), **SHEET_RATES, gain=reference.gain(number + 1, 4),
+            temperature=temperature, peer=peer_normalisation, peer_momentum=peer_momentum, tiny=TINY,
             decay_in_momentum=decay_in_momentum,
-        )
-        assert_layers_are(model, state)
-        assert_close(model.readout_weight, state.softmax)
-        assert_close(-model.readout_weight.grad, state.smooth_softmax)
+        )  # fmt: skip
+        assert_layers_are(net, state)
+        assert_close(net.readout.weight, state.softmax)
+        assert_close(-net.readout.weight.grad, state.smooth_softmax)
 
 
-def trained_net() -> FFNet:
-    model = small_net()
-    with torch.no_grad():
-        model.readout_weight.normal_(generator=torch.Generator().manual_seed(1))
-    return model
+def test_goodness_and_the_scores_of_every_class():
+    net = small_net()
+    net.readout.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    state = as_state(net)
+    state.softmax[:] = net.readout.weight.detach().numpy()
+    images, _, _ = tensors(0, size=40)
 
+    ours = activities(net.layers, embed(images, neutral(images)), [None] * 3)
+    written = reference.write_code(images.numpy(), reference.neutral_code(len(images)))
+    theirs = reference.forward(written, state.weights, state.biases, TINY)
+    for layer, h, (_, _, expected) in zip(net.layers, ours, theirs, strict=True):
+        assert_close(h, expected)
+        assert_close(layer.goodness(h), reference.goodness(expected))
 
-def test_goodness_and_classification():
-    model = trained_net()
-    state = as_state(model)
-    images, _, _ = batch(0, size=40)
-    ours = torch.tensor(images, dtype=torch.float32)
-
-    x = embed_neutral(ours)
-    activities = reference.forward(
-        reference.write_code(images, reference.neutral_code(len(images))), state.weights, state.biases, TINY
-    )
-    for h, (_, _, expected) in zip(model.activities(x), activities, strict=True):
-        assert_close(goodness(h), reference.goodness(expected))
-
-    goodnesses = goodness_per_label(model, ours)
-    for layer in (1, 2, 3):
-        assert_close(goodnesses[layer - 1], reference.goodness_per_label(images, state, [layer], TINY))
-    scores = class_scores(model, ours)
+    by_rule = scores(net, images)
     alone = {f"goodness_layer_{layer}": [layer] for layer in (1, 2, 3)}
     rules = {"goodness": [2, 3], "goodness_all_layers": [1, 2, 3], **alone}
-    assert scores.keys() == {*rules, "one_pass"}
+    assert by_rule.keys() == {*rules, "one_pass"}
     for rule, layers in rules.items():
-        assert_close(scores[rule], reference.goodness_per_label(images, state, layers, TINY))
-        expected = reference.classify_goodness(images, state, layers, TINY)
-        assert scores[rule].argmax(dim=1).tolist() == expected.tolist()
-    assert scores["one_pass"].argmax(dim=1).tolist() == reference.classify_one_pass(images, state, TINY).tolist()
+        assert_close(by_rule[rule], reference.goodness_per_label(images.numpy(), state, layers, TINY))
+    assert_close(by_rule["one_pass"], reference.neutral_pass(images.numpy(), state, TINY)[1])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_the_first_layer_under_several_codes_is_a_plain_layer_on_each_input(dtype, tolerance):
+    net = small_net(matmul_dtype=dtype)
+    net.layers[0].bias.data.normal_(generator=torch.Generator().manual_seed(1))
+    images, labels, wrong = tensors(0)
+    before = images.clone()
+    with torch.no_grad():
+        first = FirstLayer(net.layers[0], images, net.product_weights()[0])
+        for codes in (
+            one_hot(torch.cat([labels, wrong])),
+            neutral(images).expand(len(images), NUM_CLASSES),
+            one_hot(torch.cat([wrong, labels, wrong])),
+        ):
+            x = embed(images.repeat(len(codes) // len(images), 1), codes)
+            assert torch.equal(first.inputs(codes), x)
+            assert_close(first.activity(codes, x), activities(net.layers[:1], x, [None])[0], tolerance)
+    assert torch.equal(images, before)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 60, 100])

@@ -1,11 +1,11 @@
 """Pictures of digits, on disk and in memory, classified by a net that was really trained."""
 
 import itertools
+import shutil
 import sys
 import zlib
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -15,35 +15,33 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torch import Tensor
 
-import src.config
 from src.classify_image import draw, main, picture_paths, table
-from src.config import composed, load_saved
-from src.data import SIDE, DataError, Examples, load_mnist
-from src.digit_image import as_mnist, read
-from src.evaluate import scores_for
-from src.experiment import load_trained
-from src.model import FFNet
+from src.config import errors
+from src.config.values import SIDE
+from src.datasets.batches import Examples
+from src.datasets.idx import DataError
+from src.datasets.photographs import as_mnist, read
+from src.datasets.table import load_test
+from src.evaluate import load_trained
+from src.methods.supervised import FFNet, scores
+from src.training.validation import scores_for
 
 INKS = [((0, 0, 0), (255, 255, 255)), ((30, 40, 140), (230, 225, 210)), ((250, 240, 120), (20, 60, 40))]
 
 
 @pytest.fixture(scope="module")
 def test_set(mnist_root) -> Examples:
-    return load_mnist(root=mnist_root, device="cpu", validation_images=0)[2]
+    return load_test("mnist", mnist_root, "cpu")
 
 
 @pytest.fixture(scope="module")
-def model(learned) -> FFNet:
-    return load_trained(load_saved(learned[0], composed()), learned[0])
+def net(learned) -> FFNet:
+    return load_trained(learned[0], device="cpu")
 
 
 @pytest.fixture
 def run_folder(learned, tmp_path) -> Path:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    for name in ("config.yaml", "result.json", "model.pt"):
-        (folder / name).write_bytes((learned[0] / name).read_bytes())
-    return folder
+    return shutil.copytree(learned[0], tmp_path / "run")
 
 
 def grey(pixels: Tensor) -> Image.Image:
@@ -138,16 +136,16 @@ def test_every_kind_of_file_gives_the_same_digit(test_set, tmp_path):
     assert torch.equal(read(tmp_path / "mnist.png")[1], torch.from_numpy(pixels))
 
 
-def test_enlarged_in_colour_mnist_digits_come_back_and_are_classified_the_same(test_set, model):
+def test_enlarged_in_colour_mnist_digits_come_back_and_are_classified_the_same(test_set, net):
     images = test_set.images[:300]
     ours = torch.stack([as_mnist(on_paper(grey(image), *INKS[number % 3])) for number, image in enumerate(images)])
     assert difference(ours.flatten(1), images) < 0.3  # enlarging alone blurs
-    of_ours, of_mnist = scores_for(model, ours.flatten(1), 300), scores_for(model, images, 300)
+    of_ours, of_mnist = (scores_for(scores, net, pixels, 300) for pixels in (ours.flatten(1), images))
     for rule in ("goodness", "one_pass"):
         assert (of_ours[rule].argmax(dim=1) == of_mnist[rule].argmax(dim=1)).float().mean() > 0.9
 
 
-def test_the_command_prints_and_draws_what_the_net_says(run_folder, test_set, model):
+def test_the_command_prints_and_draws_what_the_net_says(run_folder, test_set, net):
     pictures = run_folder / "classified"
     for folder in ("ink", "classified"):
         (run_folder / folder).mkdir()
@@ -159,11 +157,11 @@ def test_the_command_prints_and_draws_what_the_net_says(run_folder, test_set, mo
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert [path.read_bytes() for path in inputs] == before
 
-    scores = scores_for(model, torch.stack([read(path)[1] for path in inputs]).flatten(1), 3)
+    said = scores_for(scores, net, torch.stack([read(path)[1] for path in inputs]).flatten(1), 3)
     for number, block in enumerate(done.stdout.strip().split("\n\n")):
         lines = block.splitlines()
-        goodness = torch.stack([scores[f"goodness_layer_{layer}"][number] for layer in (1, 2, 3)])
-        probabilities = scores["one_pass"][number].softmax(dim=0)
+        goodness = torch.stack([said[f"goodness_layer_{layer}"][number] for layer in (1, 2, 3)])
+        probabilities = said["one_pass"][number].softmax(dim=0)
         assert lines[0] == str(inputs[number])
         assert lines[1].split() == ["label", "G_1", "G_2", "G_3", "sum", "from", "G_2", "read-out"]
         for label in range(10):
@@ -194,7 +192,6 @@ def test_the_picture_shows_both_choices():
     for axis, chosen in zip(figure.axes[2:], (4, 6), strict=True):
         colours = [bar.get_facecolor() for bar in axis.patches]
         assert colours.count(colours[chosen]) == 1
-    plt.close(figure)
 
 
 def test_a_net_without_goodness_says_what_it_has():
@@ -206,7 +203,6 @@ def test_a_net_without_goodness_says_what_it_has():
     assert lines[11:] == ["in one pass (read-out): 6"]
     figure = draw(Image.new("RGB", (20, 30)), torch.zeros(SIDE, SIDE), scores)
     assert [axis.get_title() for axis in figure.axes[2:]] == ["In one pass: 6"]
-    plt.close(figure)
 
     layers = {f"goodness_layer_{layer}": torch.arange(10.0) * layer for layer in (1, 2)}
     lines = table(scores | layers | {"goodness": torch.arange(10.0) * 3}).splitlines()
@@ -220,7 +216,7 @@ def test_a_net_without_goodness_says_what_it_has():
 def refusal(monkeypatch, *arguments: Path) -> str:
     """The one line that ends the command."""
     monkeypatch.setattr(sys, "argv", ["classify_image", *map(str, arguments)])
-    monkeypatch.setattr(src.config, "SHOW_TRACEBACK", False)
+    monkeypatch.setattr(errors, "SHOW_TRACEBACK", False)
     with pytest.raises(SystemExit) as caught:
         main()
     line = caught.value.code
@@ -231,19 +227,19 @@ def refusal(monkeypatch, *arguments: Path) -> str:
 def png_header(width: int, height: int) -> bytes:
     """The start of a PNG file of 8-bit grey, with no pixels."""
     header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 0, 0, 0, 0])
-    data = b"IDAT"
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big") for chunk in (header, data)
+        (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+        for chunk in (header, b"IDAT")
     )
 
 
-def test_no_image_is_classified_before_all_were_read(run_folder, test_set):
+def test_no_image_is_classified_before_all_were_read(run_folder, test_set, monkeypatch, capsys):
     good, bad = run_folder / "good.png", run_folder / "bad.png"
     grey(test_set.images[0]).save(good)
     bad.write_text("no picture")
-    done = command(str(run_folder), str(good), str(bad), module="src.classify_image")
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
-    assert done.stderr.startswith(f"error: {bad}: cannot be read; a PNG or JPEG file of one digit is needed")
+    line = refusal(monkeypatch, run_folder, good, bad)
+    assert line.startswith(f"error: {bad}: cannot be read; a PNG or JPEG file of one digit is needed")
+    assert capsys.readouterr() == ("", "")
     assert not (run_folder / "classified").exists()
 
 
@@ -280,12 +276,12 @@ def test_a_run_without_a_whole_net_is_named(run_folder, test_set, tmp_path, monk
     grey(test_set.images[0]).save(image)
     for folder in (tmp_path / "none", tmp_path):
         assert refusal(monkeypatch, folder, image) == f"error: {folder}: there is no run (no config.yaml)"
-    net = run_folder / "model.pt"
-    net.write_bytes(net.read_bytes()[:-1000])
-    assert refusal(monkeypatch, run_folder, image).count(f"{net} is damaged") == 1
-    net.unlink()
+    model = run_folder / "model.pt"
+    model.write_bytes(model.read_bytes()[:-1000])
+    assert refusal(monkeypatch, run_folder, image).count(f"{model} is damaged") == 1
+    model.unlink()
+    assert refusal(monkeypatch, run_folder, image).endswith(": this run's net was not kept (no model.pt)")
     (run_folder / "result.json").unlink()
-    assert f"this run is not finished (no model.pt); go on with resume={run_folder}" in refusal(
-        monkeypatch, run_folder, image
-    )
+    line = refusal(monkeypatch, run_folder, image)
+    assert f"this run is not finished (no model.pt); go on with resume={run_folder}" in line
     assert not (tmp_path / "none").exists() and not (run_folder / "classified").exists()

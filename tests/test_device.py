@@ -1,4 +1,4 @@
-"""Which precision `auto` takes on which processor, and that fp32 is fp32."""
+"""Which device and which precision `auto` takes, and that fp32 is fp32."""
 
 import subprocess
 import sys
@@ -7,7 +7,8 @@ import pytest
 import torch
 from commands import ONE_THREAD, REPOSITORY
 
-from src.device import resolve_precision
+from src.config.values import ConfigError
+from src.training.device import resolve_device, resolve_precision
 
 
 @pytest.mark.parametrize(
@@ -24,11 +25,39 @@ def test_auto_takes_bf16_only_where_it_is_faster(monkeypatch, capabilities, prec
     assert resolve_precision("auto", torch.device("cpu")) == precision
 
 
+@pytest.mark.parametrize(
+    ("built_for", "usable"),
+    [
+        ("sm_75 sm_80 sm_90a", [True, False]),
+        ("sm_75 sm_86 sm_100", [False, False]),
+        ("sm_80 compute_50", [True, True]),  # compiled when it is started
+        ("sm_60 compute_90", [True, True]),
+    ],
+)
+def test_a_gpu_is_used_if_this_torch_has_code_for_it(monkeypatch, caplog, built_for, usable):
+    """Of two, with compute capabilities 9.0 and 6.1."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", [(9, 0), (6, 1)].__getitem__)
+    monkeypatch.setattr(torch.cuda, "get_device_name", ["new GPU", "old GPU"].__getitem__)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", built_for.split)
+    for number, can_be_used in enumerate(usable):
+        if can_be_used:
+            assert resolve_device(f"cuda:{number}") == torch.device("cuda", number)
+        else:
+            with pytest.raises(ConfigError, match=rf"^device=cuda:{number}: .* no code for the .* GPU \(compute capab"):
+                resolve_device(f"cuda:{number}")
+    assert resolve_device("auto").type == ("cuda" if usable[0] else "cpu")
+    assert ("the CPU is used" in caplog.text) != usable[0]
+    with pytest.raises(ConfigError, match="device=cuda:2: there are 2 CUDA devices, counted from 0"):
+        resolve_device("cuda:2")
+
+
 def test_fp32_is_not_tf32_where_the_environment_asks_for_it():
     code = """if True:
         import torch
         assert torch.backends.cuda.matmul.allow_tf32
-        import src.linear
+        import src.layers.products
         assert not torch.backends.cuda.matmul.allow_tf32
     """
     environment = ONE_THREAD | {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}

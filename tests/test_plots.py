@@ -1,46 +1,57 @@
 """The pictures show the figures they are made from."""
 
-from pathlib import Path
+import dataclasses
+import subprocess
+import sys
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from commands import ONE_THREAD, REPOSITORY
 from PIL import Image
+from test_config import composed
 
 from images import draw_training
-from src.config import composed, load
-from src.data import Examples
-from src.evaluate import scores_for
-from src.experiment import build_model, run
-from src.plots import (
-    draw_confusion,
-    draw_goodness,
-    draw_goodness_over_time,
-    draw_hybrids,
-    draw_learning_curve,
-    draw_most_wrong,
-    draw_receptive_fields,
-    first_weight,
-    goodness_with_hybrids,
-    plot_run,
-)
-from src.samples import blurring, hybrids, random_masks
+from src.config.values import Config
+from src.datasets.batches import Examples
+from src.experiment import new_net, run
+from src.methods import named
+from src.methods.recurrent import draw_goodness_over_time
+from src.methods.unsupervised import draw_hybrids, goodness_with_hybrids
+from src.negatives.masks import mixed, random_masks
+from src.pictures import figures
+from src.results.pictures import draw_run
+from src.training.validation import scores_for
 
 ALWAYS = {"learning_curve", "receptive_fields", "confusion", "most_wrong"}
 PICTURES = {
     "backprop": ALWAYS,
-    "unsupervised": ALWAYS | {"goodness", "hybrids"},
     "local_receptive_fields": ALWAYS | {"goodness", "hybrids"},
     "recurrent": ALWAYS | {"goodness", "goodness_over_time"},
 }
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
+def small_test(*overrides: str, classes: int = 10) -> tuple[Config, torch.nn.Module, Examples]:
+    """The configuration of a small net, the net untrained, and 20 test images of random pixels."""
+    config = composed(*overrides, "model.hidden_dims=[20,15]", "precision=fp32")
+    images = torch.randint(0, 256, (20, 784), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return config, new_net(config), Examples(images, torch.arange(20) % classes)
+
+
+def test_drawing_leaves_the_backend_of_a_notebook_alone(tmp_path):
+    code = (
+        "import sys, pathlib, matplotlib, src.plots, src.classify_image\n"
+        "figure = src.plots.draw_learning_curve([{'epoch': 1, 'loss': [], 'readout_loss': 1.0}])\n"
+        "src.plots.save_figure(figure, pathlib.Path(sys.argv[1]))\n"
+        "print(matplotlib.get_backend(), 'matplotlib.pyplot' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "picture.png")], cwd=REPOSITORY, capture_output=True, text=True,
+        env=ONE_THREAD | {"MPLBACKEND": "svg"},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("svg False\n", "")
+    assert not [path for path in (REPOSITORY / "src").rglob("*.py") if "pyplot" in path.read_text(encoding="utf-8")]
 
 
 def test_the_picture_of_the_algorithm_is_drawn(monkeypatch, mnist_root, tmp_path):
@@ -53,14 +64,14 @@ def test_the_picture_of_the_algorithm_is_drawn(monkeypatch, mnist_root, tmp_path
 
 @pytest.mark.parametrize("experiment", PICTURES)
 def test_every_method_has_the_pictures_that_mean_something_for_it(experiment, mnist_root, tmp_path):
-    config = load(
-        composed(
-            f"experiment={experiment}", "model.hidden_dims=[32,18,8]", "training.epochs=1",
-            "unsupervised.readout_epochs=1", "data.validation_images=59000", f"data.root={mnist_root}", "device=cpu",
-        )
+    config = composed(
+        f"experiment={experiment}", "model.hidden_dims=[32,18,8]", "training.epochs=1", "data.validation_images=59000",
+        f"data.root={mnist_root}", "device=cpu", "evaluation.every=0",
     )  # fmt: skip
-    run(config, tmp_path)
-    drawn = {path.stem: path for path in tmp_path.glob("*.png")}
+    if config.method == "unsupervised":
+        config.training.readout_epochs = 1
+    run(config, tmp_path / "run")
+    drawn = {path.stem: path for path in (tmp_path / "run").glob("*.png")}
     assert set(drawn) == PICTURES[experiment]
     for path in drawn.values():
         assert path.stat().st_size < 300_000
@@ -69,10 +80,10 @@ def test_every_method_has_the_pictures_that_mean_something_for_it(experiment, mn
 
 
 def test_goodness_of_positives_and_negatives_with_the_threshold():
-    true = F.one_hot(torch.arange(100) % 10, 10).float()
-    goodnesses = torch.stack([20 + 10 * true, 5 + 100 * true])  # [2, 100, 10]
-    goodnesses += torch.rand(goodnesses.shape, generator=torch.Generator().manual_seed(0))
-    figure = draw_goodness(goodnesses[:, true.bool()], goodnesses[:, ~true.bool()], [25.0, 50.0], ("right", "wrong"))
+    true = F.one_hot(torch.arange(100) % 10, 10).bool()
+    noise = torch.rand(2, 100, 10, generator=torch.Generator().manual_seed(0))
+    goodnesses = torch.stack([20 + 10 * true, 5 + 100 * true]) + noise
+    figure = figures.draw_goodness(goodnesses[:, true], goodnesses[:, ~true], [25.0, 50.0], ("right", "wrong"))
     for axis, low, high, theta in zip(figure.axes, (20, 5), (30, 105), (25, 50), strict=True):
         positive, negative = (
             {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in bars if bar.get_height()}
@@ -87,15 +98,13 @@ def test_goodness_of_positives_and_negatives_with_the_threshold():
 
 
 def test_goodness_of_hybrids_is_that_of_the_test_images_mixed_batch_by_batch():
-    model = build_model(load(composed("experiment=unsupervised", "model.hidden_dims=[20,15]")), torch.float32)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (25, 784), dtype=torch.uint8, generator=generator)
-    masks = random_masks(25, blurring(28, 2), generator)
-    positive, negative = goodness_with_hybrids(model, images, masks, batch_size=10)
-    mixed = torch.cat([hybrids(x, m) for x, m in zip(images.split(10), masks.split(10), strict=True)])
+    _, net, test = small_test("method=unsupervised")
+    masks = random_masks(20, 28, 2, torch.Generator().manual_seed(0))
+    positive, negative = goodness_with_hybrids(net, test.images, masks, batch_size=8)
+    hybrids = torch.cat([mixed(x, m) for x, m in zip(test.images.split(8), masks.split(8), strict=True)])
     with torch.no_grad():
-        for goodness, pixels in ((positive, images), (negative, mixed)):
-            expected = torch.stack([h.square().sum(dim=1) for h in model.activities(pixels / 255)])
+        for goodness, pixels in ((positive, test.images), (negative, hybrids)):
+            expected = torch.stack([h.square().sum(dim=1) for h in net.activities(pixels / 255)])
             torch.testing.assert_close(goodness, expected)
 
 
@@ -103,7 +112,7 @@ def test_receptive_fields_are_of_the_strongest_units_each_on_its_own_scale():
     weight = torch.zeros(300, 784)
     rows, columns = 2 + torch.arange(300) // 26, 1 + torch.arange(300) % 26  # not at an edge
     weight[torch.arange(300), 28 * rows + columns] = 1.0 + torch.arange(300)  # unit u: one pixel of weight 1 + u
-    axis = draw_receptive_fields(weight, rows=3, columns=4).axes[0]
+    axis = figures.draw_receptive_fields(weight, rows=3, columns=4).axes[0]
     picture = torch.tensor(axis.images[0].get_array().filled(torch.nan))
     assert picture.shape == (3 * 30 - 2, 4 * 30 - 2) and axis.images[0].get_clim() == (-1, 1)
     for place, unit in enumerate(range(299, 287, -1)):
@@ -112,7 +121,7 @@ def test_receptive_fields_are_of_the_strongest_units_each_on_its_own_scale():
         row, column = rows[unit].item(), columns[unit].item()
         assert field.nonzero().tolist() == [[row + i, column + j] for i in (-1, 0, 1) for j in (-1, 0, 1)]
         assert field.max() == 1
-    few = draw_receptive_fields(weight[:5], rows=2, columns=4).axes[0].images[0].get_array()
+    few = figures.draw_receptive_fields(weight[:5], rows=2, columns=4).axes[0].images[0].get_array()
     assert few.shape == (2 * 30 - 2, 4 * 30 - 2)
 
 
@@ -120,30 +129,36 @@ def test_local_receptive_fields_lie_where_their_location_does():
     weight = torch.zeros(4, 6, 25)  # 2 x 2 locations, 6 channels, 5 x 5 pixels
     for location in range(4):
         weight[location, :, 12] = 1.0 if location == 2 else -1.0  # the middle pixel
-    picture = draw_receptive_fields(weight, rows=4, columns=8).axes[0].images[0].get_array().filled(0.0)
+    picture = figures.draw_receptive_fields(weight, rows=4, columns=8).axes[0].images[0].get_array().filled(0.0)
     height, width = picture.shape
     bottom_left = picture[height // 2 :, : width // 2]
     assert bottom_left.max() == 1 and bottom_left.min() == 0
     assert picture[: height // 2].max() == 0 and picture[: height // 2].min() == -1
 
 
-def test_the_labels_pixels_are_left_out_of_the_receptive_fields_where_there_is_a_label():
-    for experiment, left_out in (("quick", True), ("unsupervised", False), ("recurrent", False), ("backprop", False)):
-        model = build_model(load(composed(f"experiment={experiment}", "model.hidden_dims=[20,15]")), torch.float32)
-        weight = first_weight(model)
-        assert (not weight[:, :10].any()) == left_out and weight[:, 10:].all(), experiment
+def test_the_labels_pixels_are_left_out_of_the_receptive_fields_where_there_is_a_label(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "draw_receptive_fields", drawn.append)
+    for method in ("supervised", "unsupervised", "recurrent", "backprop"):
+        config, net, test = small_test(f"method={method}")
+        scores = scores_for(named(method).scores, net, test.images, 20)
+        named(method).pictures(net, test, scores, **vars(config.training))
+        weight = drawn.pop()
+        assert (not weight[:, :10].any()) == (method == "supervised") and weight[:, 10:].all(), method
+        first = net.weights[0] if method == "backprop" else net.layers[0].weight
+        assert first.all()  # it is a copy that they are left out of
 
 
 def test_confusion_counts_every_image():
     labels = torch.tensor([0, 0, 0, 1, 1, 9, 9, 9, 9])
     chosen = torch.tensor([0, 0, 1, 1, 1, 9, 4, 4, 9])
-    axis = draw_confusion(chosen, labels, "goodness").axes[0]
+    axis = figures.draw_confusion(chosen, labels, "goodness").axes[0]
     shown = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axis.texts}
     assert shown == {(0, 0): "2", (0, 1): "1", (1, 1): "2", (9, 9): "2", (9, 4): "2"}
     assert axis.get_title() == "3 of 9 test images wrong (33.33 %), by goodness"
     colours = axis.images[0].get_array()
     assert colours[0, 0] == 0 and colours[9, 4] == 2  # only mistakes are coloured
-    assert draw_confusion(chosen, labels, "one_pass").axes[0].get_title().endswith(", in one pass")
+    assert figures.draw_confusion(chosen, labels, "one_pass").axes[0].get_title().endswith(", in one pass")
 
 
 def test_the_most_wrong_images_come_first_and_none_that_is_right():
@@ -152,7 +167,7 @@ def test_the_most_wrong_images_come_first_and_none_that_is_right():
     goodness = torch.full((6, 10), 10.0)
     for image, (label, value) in enumerate([(3, 50), (5, 20), (5, 90), (7, 11), (0, 30), (7, 60)]):
         goodness[image, label] = value
-    axes = draw_most_wrong(images, labels, goodness, "goodness").axes
+    axes = figures.draw_most_wrong(images, labels, goodness, "goodness").axes
     shown = [axis for axis in axes if axis.images]
     assert [axis.get_title() for axis in shown] == ["test image 2", "test image 4", "test image 1"]
     assert torch.equal(torch.tensor(shown[0].images[0].get_array().data).flatten(), images[2])
@@ -161,7 +176,7 @@ def test_the_most_wrong_images_come_first_and_none_that_is_right():
     assert [bar.get_height() for bar in bars.patches] == [0, 0, 0, 0, 0, 80, 0, 0, 0, 0]
     blue = [label for label, bar in enumerate(bars.patches) if bar.get_facecolor() != bars.patches[0].get_facecolor()]
     assert blue == [3]
-    one_pass = draw_most_wrong(images, labels, goodness, "one_pass").axes
+    one_pass = figures.draw_most_wrong(images, labels, goodness, "one_pass").axes
     heights = [bar.get_height() for bar in one_pass[one_pass.index(next(a for a in one_pass if a.images)) + 1].patches]
     assert sum(heights) == pytest.approx(100) and heights[5] == pytest.approx(100)
 
@@ -169,10 +184,9 @@ def test_the_most_wrong_images_come_first_and_none_that_is_right():
 def test_hybrids_are_shown_below_what_they_are_made_of():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4, 784), dtype=torch.uint8, generator=generator)
-    masks = random_masks(4, blurring(28, 3), generator)
-    shown = torch.stack(
-        [torch.tensor(a.images[0].get_array().data).flatten() for a in draw_hybrids(images, masks).axes]
-    )
+    masks = random_masks(4, 28, 3, generator)
+    axes = draw_hybrids(images, masks).axes
+    shown = torch.stack([torch.tensor(axis.images[0].get_array().data).flatten() for axis in axes])
     assert torch.equal(shown[:4], images) and torch.equal(shown[4:8].bool(), masks)
     for column in range(4):
         left = images[column - 1]
@@ -195,36 +209,28 @@ def test_goodness_over_time_is_that_above_the_labels_mean():
             assert line.get_ydata() == pytest.approx(expected.tolist())
 
 
-def records(layered: int, readout_alone: int, rules: dict[str, int] | None = None) -> list[dict]:
-    layers = {"loss": [2.0, 1.0], "pairs_ordered_wrongly": [0.5, 0.25]}
-    none = {"loss": [], "pairs_ordered_wrongly": []}
-    made = [{"epoch": n + 1, "readout_loss": 3.0 - n / 10} for n in range(layered + readout_alone)]
-    for n, record in enumerate(made):
-        record |= layers if n < layered else none
-        if rules and n % 2:
-            record |= {"validation_errors": rules, "validation_images": 50}
-    return made
+LAYERS = ["Local loss of each layer", "Pairs ordered wrongly while training"]
+SOFTMAX, ERROR = ["Softmax over the classes"], ["Validation error"]
 
 
 @pytest.mark.parametrize(
-    ("metrics", "titles"),
+    ("layered", "rules", "titles"),
     [
-        (records(4, 0), ["Local loss of each layer", "Pairs ordered wrongly while training"]),
-        (records(0, 4, {"one_pass": 5}), ["Softmax over the classes", "Validation error"]),
-        (
-            records(2, 2, {"one_pass": 5, "one_pass_layer_1": 9}),
-            [
-                "Local loss of each layer",
-                "Pairs ordered wrongly while training",
-                "Softmax over the classes",
-                "Validation error",
-            ],
-        ),
+        (4, {}, LAYERS),
+        (0, {"one_pass": 5}, SOFTMAX + ERROR),
+        (2, {"one_pass": 5, "one_pass_layer_1": 9}, LAYERS + SOFTMAX + ERROR),
     ],
     ids=["supervised", "backprop", "unsupervised"],
 )
-def test_learning_curves_of_what_there_is(metrics, titles):
-    axes = {axis.get_title(): axis for axis in draw_learning_curve(metrics).axes}
+def test_learning_curves_of_what_there_is(layered, rules, titles):
+    metrics = [
+        {"epoch": n + 1, "readout_loss": 3.0 - n / 10, "loss": [], "pairs_ordered_wrongly": []} for n in range(4)
+    ]
+    for record in metrics[:layered]:
+        record |= {"loss": [2.0, 1.0], "pairs_ordered_wrongly": [0.5, 0.25]}
+    for record in metrics[1::2] if rules else []:
+        record |= {"validation_errors": rules, "validation_images": 50}
+    axes = {axis.get_title(): axis for axis in figures.draw_learning_curve(metrics).axes}
     assert list(axes) == titles
     if "Softmax over the classes" in axes:
         assert list(axes["Softmax over the classes"].lines[0].get_ydata()) == [3.0, 2.9, 2.8, 2.7]
@@ -233,14 +239,19 @@ def test_learning_curves_of_what_there_is(metrics, titles):
         assert list(line.get_xdata()) == [2, 4] and list(line.get_ydata()) == [10, 10]
 
 
-def test_pictures_of_a_net_that_is_always_right(tmp_path: Path):
+@pytest.mark.parametrize(("method", "more"), [("supervised", set()), ("recurrent", {"goodness_over_time"})])
+def test_pictures_of_a_net_that_is_always_right(tmp_path, method, more):
     """Nothing is wrong, so there is nothing to show as most wrong."""
-    config = composed("model.hidden_dims=[12,12]")
-    model = build_model(load(config), torch.float32)
-    images = torch.randint(0, 256, (20, 784), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    scores = scores_for(model, images, 20)
-    test = Examples(images, scores["goodness"].argmax(dim=1))
-    (tmp_path / "metrics.jsonl").write_text(
-        '{"epoch": 1, "loss": [1, 2], "pairs_ordered_wrongly": [0, 0], "readout_loss": 1}\n'
-    )
-    assert {path.stem for path in plot_run(tmp_path, model, test, scores)} == ALWAYS | {"goodness"}
+    config, net, test = small_test(f"method={method}")
+    scores = scores_for(named(method).scores, net, test.images, 20)
+    test = dataclasses.replace(test, labels=scores["goodness"].argmax(dim=1))
+    record = '{"epoch": 1, "loss": [1, 2], "pairs_ordered_wrongly": [0, 0], "readout_loss": 1}\n'
+    (tmp_path / "metrics.jsonl").write_text(record)
+    assert {path.stem for path in draw_run(config, tmp_path, net, test, scores)} == ALWAYS | {"goodness"} | more
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_hybrids_of_data_without_all_ten_classes(classes):
+    config, net, test = small_test("method=unsupervised", classes=classes)
+    figure = named("unsupervised").pictures(net, test, {}, **vars(config.training))["hybrids"]
+    assert len(figure.axes) == 3 * classes

@@ -1,7 +1,7 @@
-"""Runs that survive: killed, stopped or resumed, on real MNIST and in real processes, they end with the same bits."""
+"""Runs that survive: killed, stopped or resumed, on real images and in real processes, they end with the same bits."""
 
+import copy
 import io
-import json
 import re
 import resource
 import shlex
@@ -20,7 +20,12 @@ from omegaconf import OmegaConf
 from test_config import composed
 
 from src import experiment
-from src.checkpoint import (
+from src.config import loading
+from src.config.errors import one_line_errors
+from src.config.loading import load_saved
+from src.config.values import ConfigError
+from src.experiment import resuming, run
+from src.training.checkpoint import (
     LATEST,
     PREVIOUS,
     CheckpointError,
@@ -29,23 +34,19 @@ from src.checkpoint import (
     save_checkpoint,
     training_state,
 )
-from src.config import ConfigError, load_saved
-from src.config import composed as values_of
-from src.experiment import resuming, run
-from src.interrupt import Stopped
-from src.runlog import RunLog
+from src.training.epochs import check_finite
+from src.training.log import read_metrics, read_result
 
 EPOCHS = 7
 OVERRIDES = [
     "model.hidden_dims=[24,24]", f"training.epochs={EPOCHS}", "training.checkpoint_every=2", "evaluation.every=0",
-    "data.validation_images=58000", "data.jitter=1", "device=cpu", "precision=fp32", "name=short",
-    "logging.pictures=false",
+    "training.batch_size=50", "data.jitter=1", "device=cpu", "precision=fp32", "name=short", "logging.pictures=false",
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def overrides(mnist_root) -> list[str]:
-    return [*OVERRIDES, f"data.root={mnist_root}"]
+def overrides(few_images) -> list[str]:
+    return [*OVERRIDES, *few_images]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def assert_same_run(folder: Path, whole: Path) -> None:
     assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     ours, theirs = (torch.load(path / "model.pt", weights_only=True) for path in (folder, whole))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    ours, theirs = (json.loads((path / "result.json").read_text()) for path in (folder, whole))
+    ours, theirs = read_result(folder), read_result(whole)
     for result in (ours, theirs):
         assert result.pop("train_seconds") > 0 and result.pop("seconds_per_epoch") > 0
     assert ours == theirs
@@ -91,12 +92,12 @@ import os, random, signal, sys, time
 from pathlib import Path
 import torch, torch._dynamo  # before the processes part, as importing takes longest
 from src import experiment
-from src.config import composed, load
+from src.config.loading import composed, load
 
 folder, overrides, seconds = Path(sys.argv[1]), sys.argv[2].split(" "), float(sys.argv[3])
 config = load(composed(*overrides))
-data = experiment.load_mnist(Path(config.data.root), torch.device("cpu"), config.data.validation_images)
-experiment.load_mnist = lambda **_: data
+data = experiment.load(config.dataset, config.data.root, torch.device("cpu"), config.data.validation_images)
+experiment.load = lambda *_: data
 
 def attempt(out_dir, after=None, number=None):
     child = os.fork()
@@ -114,11 +115,10 @@ def attempt(out_dir, after=None, number=None):
         os.kill(child, number)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-first, end = int(sys.argv[4]), int(sys.argv[5])
-random.seed(first)
-for trial in range(first, end):
+random.seed(0)
+for trial in range(12):
     out_dir = folder / str(trial)
-    number = signal.SIGKILL if trial < 20 else signal.SIGTERM
+    number = signal.SIGKILL if trial < 10 else signal.SIGTERM
     status = attempt(out_dir, random.uniform(0, seconds), number)
     print(trial, status, flush=True)
     if not (out_dir / "result.json").exists():
@@ -127,23 +127,18 @@ for trial in range(first, end):
 
 
 def test_killed_at_random_moments(tmp_path, overrides, whole):
-    """20 times by SIGKILL and 4 times by SIGTERM, anywhere between start and end."""
-    seconds = json.loads((whole / "result.json").read_text())["train_seconds"] + 0.3  # and testing
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", TRIALS, str(tmp_path), " ".join(overrides), str(seconds), *arguments],
-            cwd=REPOSITORY, env=ONE_THREAD, stdout=subprocess.PIPE, text=True,
-        )
-        for arguments in (("0", "12"), ("12", "24"))
-    ]  # fmt: skip
-    output = "".join(process.communicate(timeout=170)[0] for process in processes)
-    assert all(process.returncode == 0 for process in processes)
-    ended = {int(trial): int(status) for trial, status in re.findall(r"^(\d+) (-?\d+)$", output, re.MULTILINE)}
-    assert len(ended) == 24
-    killed, terminated = ([ended[trial] for trial in trials] for trials in (range(20), range(20, 24)))
-    assert set(killed) <= {-9, 0} and killed.count(-9) >= 10
-    assert set(terminated) <= {143, -15, 0}  # before training starts, SIGTERM ends a process as ever
-    for trial in ended:
+    """10 times by SIGKILL and twice by SIGTERM, anywhere between start and end."""
+    seconds = read_result(whole)["train_seconds"] + 0.1  # and testing
+    done = subprocess.run(
+        [sys.executable, "-c", TRIALS, str(tmp_path), " ".join(overrides), str(seconds)],
+        cwd=REPOSITORY, env=ONE_THREAD, capture_output=True, text=True, timeout=170,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ended = [int(status) for status in re.findall(r"^\d+ (-?\d+)$", done.stdout, re.MULTILINE)]
+    assert len(ended) == 12
+    assert set(ended[:10]) <= {-9, 0} and ended.count(-9) >= 5
+    assert set(ended[10:]) <= {143, -15, 0}  # before training starts, SIGTERM ends a process as ever
+    for trial in range(12):
         assert_same_run(tmp_path / str(trial), whole)
 
 
@@ -164,22 +159,30 @@ def test_a_signal_after_the_last_step_stops_the_run_too(monkeypatch, tmp_path, o
     assert_same_run(tmp_path, whole)
 
 
-def test_a_run_keeps_the_precision_it_began_with(monkeypatch, tmp_path, overrides):
-    config = composed(*overrides, "precision=auto", "training.epochs=2", "training.checkpoint_every=1")
-    monkeypatch.setattr("src.experiment.resolve_precision", lambda name, device: "bf16" if name == "auto" else name)
-    run(config, tmp_path)
-    monkeypatch.undo()
-    assert load_saved(tmp_path, values_of()).precision == "bf16"
+def test_a_run_keeps_the_precision_it_began_with_and_leaves_its_argument_alone(monkeypatch, tmp_path, overrides):
+    config = composed(*overrides, "precision=auto", "training.epochs=1")
+    before = copy.deepcopy(config)
+    for precision in ("bf16", "fp32"):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                experiment, "resolve_precision", lambda name, _, now=precision: now if name == "auto" else name
+            )
+            assert run(config, tmp_path / precision)["precision"] == precision
+        assert config == before
+        saved = load_saved(tmp_path / precision)
+        assert saved.precision == precision
+        (tmp_path / precision / "result.json").unlink()
+        assert run(saved, tmp_path / precision, resume=True)["precision"] == precision
 
 
 def test_of_two_runs_that_begin_in_a_folder_one_is_refused(monkeypatch, tmp_path, overrides):
-    load_mnist = experiment.load_mnist
+    load = experiment.load
 
-    def while_another_begins(**arguments):
+    def while_another_begins(*arguments):
         (tmp_path / "config.yaml").write_text("the other's")
-        return load_mnist(**arguments)
+        return load(*arguments)
 
-    monkeypatch.setattr(experiment, "load_mnist", while_another_begins)
+    monkeypatch.setattr(experiment, "load", while_another_begins)
     with pytest.raises(ConfigError, match="already holds a run"):
         run(composed(*overrides), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
@@ -189,14 +192,14 @@ def test_of_two_runs_that_begin_in_a_folder_one_is_refused(monkeypatch, tmp_path
 @pytest.mark.parametrize("folder", ["runs/a+b-1.5", "runs/a b", "runs/x=1,y=2", "runs/(1)", "it's"])
 def test_the_advice_to_resume_can_be_typed_as_it_stands(folder):
     (override,) = shlex.split(resuming(Path(folder)))
-    assert values_of(override).resume == folder
+    assert loading.composed(override).resume == folder
 
 
 def test_a_run_without_a_checkpoint_starts_again(tmp_path, overrides, whole):
     (tmp_path / "config.yaml").write_bytes((whole / "config.yaml").read_bytes())
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "half a rec')
     run(composed(*overrides), tmp_path, resume=True)
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == EPOCHS
+    assert len(read_metrics(tmp_path)) == EPOCHS
 
 
 @pytest.mark.parametrize(
@@ -211,48 +214,42 @@ def test_a_run_without_a_checkpoint_starts_again(tmp_path, overrides, whole):
 )
 def test_every_method_goes_on_as_if_nothing_had_been(tmp_path, overrides, method, epochs, readout_epochs):
     """From its checkpoint after epoch 2, the last but one."""
-    config = composed(
-        *overrides,
-        f"method={method}",
+    phases = [
         f"training.epochs={epochs}",
-        f"unsupervised.readout_epochs={readout_epochs}",
-        "data.validation_images=59000",
-        "evaluation.every=3",
-    )
+        *([f"training.readout_epochs={readout_epochs}"] if readout_epochs else []),
+    ]
+    validation = ("data.validation_images=200", "evaluation.every=3")
+    config = composed(*overrides, f"method={method}", *phases, *validation)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     run(config, whole)
-    records = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    records = read_metrics(whole)
     assert [record["epoch"] for record in records] == list(range(1, epochs + readout_epochs + 1))
     assert "validation_errors" in records[-1]
     resumed.mkdir()
-    copied(whole, resumed, PREVIOUS)
-    (resumed / PREVIOUS).rename(resumed / LATEST)
+    last_but_one(whole, resumed)
     assert load_checkpoint(resumed, torch.device("cpu"))["epoch"] == 2
     run(config, resumed, resume=True)
     assert_same_run(resumed, whole)
 
 
 def test_what_may_differ_when_a_run_is_resumed(whole, tmp_path):
-    arguments = [f"resume={whole}", "data.root=elsewhere"]
-    config = load_saved(whole, values_of(*arguments), "resume", arguments)
-    assert config.data.root == "elsewhere" and config.model.hidden_dims == [24, 24] and config.name == "short"
+    arguments = [f"resume={whole}", "data.root=elsewhere", "training.checkpoint_every=9"]
+    config = load_saved(whole, arguments)
+    assert (config.data.root, config.training.checkpoint_every) == ("elsewhere", 9)
+    assert config.model.hidden_dims == [24, 24] and config.name == "short"
     for override in ("training.epochs=9", "seed=1", "experiment=paper", "precision=bf16", "+training.batch_size=7"):
         with pytest.raises(ConfigError, match="could change the result"):
-            load_saved(whole, values_of(*arguments), "resume", [*arguments, override])
+            load_saved(whole, [*arguments, override])
     with pytest.raises(ConfigError, match="there is no run"):
-        load_saved(tmp_path, values_of(), "resume")
+        load_saved(tmp_path)
 
 
 def test_a_mistyped_folder_is_not_made(whole, tmp_path):
-    hydra = {
-        "folder": "${saved_run_or:${resume},${evaluate},new}",
-        "subdir": "${unless_saved_run:${resume},${evaluate},.hydra}",
-    }
-    for resume, evaluate in ((str(whole), None), (None, str(whole))):
-        values = OmegaConf.create({"resume": resume, "evaluate": evaluate} | hydra)
-        assert (values.folder, values.subdir) == (str(whole), None)
-    for resume, evaluate in ((None, None), (str(tmp_path / "typo"), None)):
-        values = OmegaConf.create({"resume": resume, "evaluate": evaluate} | hydra)
+    hydra = {"folder": "${saved_run_or:${resume},new}", "subdir": "${unless_saved_run:${resume},.hydra}"}
+    values = OmegaConf.create({"resume": str(whole), **hydra})
+    assert (values.folder, values.subdir) == (str(whole), None)
+    for resume in (None, str(tmp_path / "typo")):
+        values = OmegaConf.create({"resume": resume, **hydra})
         assert (values.folder, values.subdir) == ("new", ".hydra")
 
 
@@ -262,11 +259,28 @@ def copied(whole: Path, folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_a_finished_run_is_left_alone(whole, overrides):
-    before = {path: path.read_bytes() for path in whole.iterdir() if path.is_file()}
-    with pytest.raises(ConfigError, match="that run is finished"):
-        run(composed(*overrides), whole, resume=True)
-    assert all(path.read_bytes() == content for path, content in before.items())
+def last_but_one(whole: Path, folder: Path) -> Path:
+    """The run as it was after its last checkpoint but one."""
+    copied(whole, folder, PREVIOUS)
+    return (folder / PREVIOUS).rename(folder / LATEST)
+
+
+def test_a_job_back_in_slurms_queue_keeps_its_configuration(tmp_path, overrides, whole):
+    """Whatever its command line, the defaults and the processor ask for by now."""
+    last_but_one(whole, tmp_path)
+    saved = (tmp_path / "config.yaml").read_bytes()
+    now = ["precision=auto", "training.epochs=3", "method=backprop", "dataset=mnist", "seed=8", f"data.root={tmp_path}"]
+    done = command(f"hydra.run.dir={tmp_path}", *now, SLURM_RESTART_COUNT="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"resumed after epoch {EPOCHS - 1} of {EPOCHS}\n" in done.stdout
+    assert (tmp_path / "config.yaml").read_bytes() == saved
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_finished_run_is_left_alone_and_says_its_result(whole, overrides):
+    before = {path: path.read_bytes() for path in whole.iterdir()}
+    assert run(composed(*overrides, "seed=1"), whole, resume=True) == read_result(whole)
+    assert before == {path: path.read_bytes() for path in whole.iterdir()}
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(tmp_path, overrides, whole):
@@ -282,7 +296,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(tmp_path, over
         run(composed(*overrides), tmp_path, resume=True)
     previous.replace(latest)
     run(composed(*overrides), tmp_path, resume=True)
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == EPOCHS
+    assert len(read_metrics(tmp_path)) == EPOCHS
 
 
 @pytest.fixture(scope="module")
@@ -319,7 +333,7 @@ def test_no_damage_to_a_checkpoint_goes_unnoticed(data, checkpoint, tmp_path):
 def test_a_checkpoint_of_another_net_is_refused():
     model, other = small_net(), small_net(hidden_dims=[17, 9, 12])
     optimizer_for(model), optimizer_for(other)
-    with pytest.raises(CheckpointError, match=r"another architecture: its readout_weight is \[10, 22\]"):
+    with pytest.raises(CheckpointError, match=r"another architecture: its layers.2.weight is \[13, 9\], not \[12, 9\]"):
         restore_training_state(other, torch.Generator(), training_state(model, torch.Generator()))
 
 
@@ -341,9 +355,8 @@ def test_the_checkpoint_before_is_kept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [LATEST, PREVIOUS]
 
 
-@pytest.mark.parametrize("step", ["fast", "plain"])
-def test_a_loss_that_diverges_ends_the_run_with_its_layer(tmp_path, overrides, step):
-    config = composed(*overrides, "training.learning_rate=1e20", f"training.step={step}")
+def test_a_loss_that_diverges_ends_the_run_with_its_layer(tmp_path, overrides):
+    config = composed(*overrides, "training.learning_rate=1e20")
     with pytest.raises(
         ConfigError, match=r"the loss of layer \d became (inf|nan) in epoch 1; a lower training.learning_r"
     ):
@@ -351,31 +364,22 @@ def test_a_loss_that_diverges_ends_the_run_with_its_layer(tmp_path, overrides, s
     assert not (tmp_path / "model.pt").exists()
 
 
-@pytest.mark.parametrize("stopped", [False, True])
-def test_a_loss_that_is_looked_at_late_as_on_a_gpu_is_told_of_its_own_epoch(monkeypatch, tmp_path, overrides, stopped):
-    take, epochs_of = RunLog.epoch, experiment.train_epochs
+def test_a_loss_that_is_looked_at_after_the_epoch_as_on_a_gpu_is_told_too(monkeypatch, tmp_path, overrides):
+    looked_at = []
 
-    def take_and_look_later(log: RunLog, *arguments) -> None:
-        log.record_pending()
-        log.record_pending = lambda: None
-        take(log, *arguments)
-        del log.record_pending
+    def check_after_the_epoch(*losses):
+        looked_at.append(losses)
+        if len(looked_at) > 20:  # steps
+            check_finite(*losses)
 
-    def stopped_in_the_second(*arguments, **options):
-        yield next(epochs_of(*arguments, **options))
-        raise Stopped(signal.SIGINT)
-
-    monkeypatch.setattr(RunLog, "epoch", take_and_look_later)
-    monkeypatch.setattr("src.train.check_finite", lambda *losses: None)
-    if stopped:
-        monkeypatch.setattr(experiment, "train_epochs", stopped_in_the_second)
+    monkeypatch.setattr("src.training.epochs.check_finite", check_after_the_epoch)
     config = composed(*overrides, "training.learning_rate=1e20")
     with pytest.raises(ConfigError, match=r"the loss of layer \d became (inf|nan) in epoch 1;.* no checkpoint yet"):
         run(config, tmp_path)
 
 
 def test_a_read_out_that_diverges_is_told_of_its_own_rate(tmp_path, overrides):
-    config = composed(*overrides, "training.readout_learning_rate=1e30", "training.step=plain")
+    config = composed(*overrides, "training.readout_learning_rate=1e30")
     with pytest.raises(
         ConfigError, match=r"the read-out became .* a lower training.readout_learning_rate \(now 1e\+30\)"
     ):
@@ -384,14 +388,11 @@ def test_a_read_out_that_diverges_is_told_of_its_own_rate(tmp_path, overrides):
 
 def test_a_full_disk_is_one_line_and_what_was_saved_stays(tmp_path, whole):
     """With a limit on the size of files in place of a full disk."""
-    copied(whole, tmp_path, PREVIOUS)
-    before = (tmp_path / PREVIOUS).read_bytes()
-    (tmp_path / LATEST).write_bytes(before)
-    done = subprocess.run(
-        [sys.executable, "-m", "main", f"resume={tmp_path}"],
-        cwd=REPOSITORY, env=ONE_THREAD, capture_output=True, text=True, timeout=100,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
-    )  # fmt: skip
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("error: [Errno 27] File too large")
+    before, limits = last_but_one(whole, tmp_path).read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(SystemExit, match=r"^error: \[Errno 27\] File too large$"), one_line_errors():
+            run(load_saved(tmp_path), tmp_path, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / LATEST).read_bytes() == before

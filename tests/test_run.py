@@ -5,8 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,25 +14,33 @@ from commands import ONE_THREAD, REPOSITORY, command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_config import EXPERIMENTS, composed
 
-from src.config import ConfigError, load_saved
-from src.config import composed as values_of
-from src.data import load_mnist
-from src.evaluate import count_errors, scores_for
-from src.experiment import build_model, evaluate
-from src.runlog import read_metrics, read_result
+from src import evaluate, plots
+from src.config.errors import one_line_errors
+from src.datasets.table import load_test
+from src.experiment import run
+from src.methods import supervised
+from src.results.tables import result_table
+from src.training.log import read_metrics, read_result
+from src.training.validation import count_errors, scores_for
 
-PICTURES = ["learning_curve.png", "receptive_fields.png", "confusion.png", "most_wrong.png", "goodness.png"]
+PICTURES = ["learning_curve.png", "confusion.png", "most_wrong.png", "receptive_fields.png", "goodness.png"]
 SMALL = [  # widths that the grids of local receptive fields can share out
-    "model.hidden_dims=[32,18,8]", "training.epochs=1", "unsupervised.readout_epochs=1", "data.validation_images=59000",
-    "evaluation.every=0", "logging.pictures=false",
+    "model.hidden_dims=[32,18,8]", "training.epochs=1", "data.validation_images=59000", "evaluation.every=0",
+    "logging.pictures=false",
 ]  # fmt: skip
 
 
+def files(folder: Path) -> dict[Path, bytes]:
+    """The content of every file of a run, but for what Hydra writes."""
+    every = (path for path in folder.rglob("*") if path.is_file() and path.name != "main.log")
+    return {path: path.read_bytes() for path in every if ".hydra" not in path.parts}
+
+
 def test_a_run_learns(learned):
-    result = json.loads((learned[0] / "result.json").read_text())
+    result = read_result(learned[0])
     assert result["test_error_goodness"] < 16
     assert result["test_error_one_pass"] < 13
-    losses = [json.loads(line)["loss"] for line in (learned[0] / "metrics.jsonl").read_text().splitlines()]
+    losses = [record["loss"] for record in read_metrics(learned[0])]
     assert all(last < first for first, last in zip(losses[0], losses[-1], strict=True))
 
 
@@ -43,6 +49,7 @@ def test_a_run_leaves_its_result_with_protocol(learned):
     for rule in ["goodness", "one_pass", "goodness_all_layers", *(f"goodness_layer_{layer}" for layer in (1, 2, 3))]:
         assert result[f"test_error_{rule}"] == result[f"test_errors_{rule}"] / 100
     assert (result["test_images"], result["train_images"], result["epochs"], result["seed"]) == (10000, 10000, 4, 3)
+    assert (result["method"], result["dataset"], result["readout_epochs"]) == ("supervised", "mnist", 0)
     assert result["train_seconds"] == pytest.approx(4 * result["seconds_per_epoch"])
     assert (result["device"], result["precision"]) == ("cpu", "fp32")
     assert result["versions"]["torch"] == torch.__version__
@@ -86,18 +93,18 @@ def test_tensorboard_reads_the_figures_of_metrics_jsonl(learned):
 
 
 def test_a_saved_run_is_tested_again(learned, mnist_root):
-    """To the last image, and without a trace but in its log."""
-    result = read_result(learned[0])
-    before = {path: path.read_bytes() for path in learned[0].rglob("*") if path.is_file() and path.name != "main.log"}
-    done = command(f"evaluate={learned[0]}", f"data.root={mnist_root}")
-    assert done.returncode == 0, done.stderr
+    """To the last image, with its data elsewhere, and without a trace."""
+    result, before = read_result(learned[0]), files(learned[0])
+    log = (learned[0] / "main.log").read_bytes()
+    arguments = [str(learned[0]), "--device", "cpu", "--data-root", str(mnist_root.absolute())]
+    done = command(*arguments, module="src.evaluate")
+    assert (done.returncode, done.stderr) == (0, "")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()[3:]]
     assert [row[0] for row in rows if row[0]] == [key[12:] for key in result if key.startswith("test_errors_")]
     for rule, percent, count, count_before in (row for row in rows if row[0]):
         assert count == count_before == str(result[f"test_errors_{rule}"])
         assert percent == f"{result[f'test_error_{rule}']:.2f}"
-    assert before == {path: path.read_bytes() for path in before}
-    assert {path for path in learned[0].rglob("*") if path.is_file() and path.name != "main.log"} == set(before)
+    assert files(learned[0]) == before and (learned[0] / "main.log").read_bytes() == log
 
 
 def unfinish(folder: Path) -> None:
@@ -116,23 +123,16 @@ def unfinish(folder: Path) -> None:
     ],
     ids=["not finished", "net not kept", "damaged", "result damaged", "no run"],
 )
-def test_what_cannot_be_tested_again_is_said(learned, tmp_path, change, expected):
+def test_what_cannot_be_tested_again_is_said(learned, tmp_path, monkeypatch, change, expected):
     for name in ("config.yaml", "model.pt", "result.json"):
         shutil.copy(learned[0] / name, tmp_path / name)
     change(tmp_path)
-    with pytest.raises(ConfigError, match=re.escape(expected)):
-        evaluate(load_saved(tmp_path, values_of()), tmp_path)
+    monkeypatch.setattr(sys, "argv", ["evaluate", str(tmp_path)])
+    with pytest.raises(SystemExit, match=f"^error: {tmp_path}.*{re.escape(expected)}"):
+        evaluate.main()
 
 
-def test_what_may_differ_when_a_run_is_tested_again(learned):
-    overrides = [f"evaluate={learned[0]}", "data.root=elsewhere", "precision=bf16"]
-    config = load_saved(learned[0], values_of(*overrides), "evaluate", overrides)
-    assert (config.data.root, config.precision, config.model.hidden_dims) == ("elsewhere", "bf16", [100, 100, 100])
-    with pytest.raises(ConfigError, match=r"model\.threshold=2: could change"):
-        load_saved(learned[0], values_of(*overrides), "evaluate", [*overrides, "model.threshold=2"])
-
-
-def test_pictures_are_drawn_again(learned, mnist_root, tmp_path):
+def test_pictures_are_drawn_again(learned, mnist_root, tmp_path, monkeypatch, capsys):
     for name in ("config.yaml", "metrics.jsonl", "model.pt", "result.json"):
         shutil.copy(learned[0] / name, tmp_path / name)
     done = command(str(tmp_path), "--data-root", str(mnist_root), module="src.plots", CUDA_VISIBLE_DEVICES="")
@@ -146,21 +146,31 @@ def test_pictures_are_drawn_again(learned, mnist_root, tmp_path):
         file.write('{"epoch": 5, "lo')  # killed while it wrote
     for picture in PICTURES:
         (tmp_path / picture).unlink()
-    done = command(str(tmp_path), module="src.plots")
-    assert done.returncode == 0 and "it is not finished" in done.stdout
+    monkeypatch.setattr(sys, "argv", ["plots", str(tmp_path)])
+    plots.main()
+    assert "it is not finished" in capsys.readouterr().out
     assert [path.name for path in tmp_path.glob("*.png")] == ["learning_curve.png"]
-    done = command(str(tmp_path / "elsewhere"), module="src.plots")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"error: {tmp_path / 'elsewhere'}: there is no run (no config.yaml)\n"
+    for folder, why in (
+        (tmp_path / "elsewhere", "there is no run (no config.yaml)"),
+        (REPOSITORY / "results" / "minute" / "seed0", "of this run there is nothing to draw (its net was not kept)"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["plots", str(folder)])
+        with pytest.raises(SystemExit) as ended:
+            plots.main()
+        assert ended.value.code == f"error: {folder}: {why}"
 
 
-def test_the_saved_model_makes_the_reported_errors(learned, mnist_root):
-    result = json.loads((learned[0] / "result.json").read_text())
-    model = build_model(composed("model.hidden_dims=[100,100,100]"), torch.float32)
-    model.load_state_dict(torch.load(learned[0] / "model.pt", weights_only=True))
-    _, _, test = load_mnist(root=mnist_root, device="cpu", validation_images=0)
-    for batch_size in (1000, 3333):  # every image counts, also those of a last, smaller batch
-        for rule, count in count_errors(scores_for(model, test.images, batch_size), test.labels).items():
+def test_the_saved_model_makes_the_reported_errors(learned, mnist_root, tmp_path):
+    """In batches of another size too: every image counts, also those of a last, smaller one."""
+    for name in ("config.yaml", "model.pt"):
+        shutil.copy(learned[0] / name, tmp_path / name)
+    outcome = evaluate.evaluate(tmp_path, "cpu", str(mnist_root))
+    assert (outcome["test_images"], outcome["test_errors_before"]) == (10000, {})
+    net, test = evaluate.load_trained(tmp_path, "cpu"), load_test("mnist", mnist_root, "cpu")
+    result, counts = read_result(learned[0]), count_errors(scores_for(supervised.scores, net, test.images, 3333), test)
+    for errors in (outcome["test_errors"], counts):
+        assert list(errors) == [key[12:] for key in result if key.startswith("test_errors_")]
+        for rule, count in errors.items():
             # Other sums inside the matrix products may settle a near tie differently.
             assert abs(int(count) - result[f"test_errors_{rule}"]) <= 3
 
@@ -172,34 +182,101 @@ def test_a_run_prints_progress_and_the_published_results(learned):
         assert any(expected in line for line in lines)
 
 
-def sweep(folder: Path, *overrides: str) -> list[dict]:
-    """The results of a multirun: several jobs in one process, one after another."""
-    done = command("-m", f"hydra.sweep.dir={folder}", *overrides)
-    assert done.returncode == 0, done.stderr
-    jobs = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: int(path.name.split("_")[0]))
-    return [json.loads((job / "result.json").read_text()) for job in jobs]
+def test_nothing_is_imported_before_it_is_needed(tmp_path, mnist_root):
+    """No net to read a configuration, which leaves the environment alone; nothing slow before training starts."""
+    code = """if True:
+        import os, runpy, sys
+        before = dict(os.environ)
+        import src.config.errors, src.config.loading
+        early = [name for name in sys.modules if name.startswith(("src.layers", "src.methods.", "src.training.epochs"))]
+        assert not early, early
+        assert dict(os.environ) == before
+        import src.experiment
+        def train(*_, **__):
+            slow = {"matplotlib", "scipy", "torchvision", "tensorboard", "pandas", "PIL"} & set(sys.modules)
+            sys.exit(str(slow) if slow else 7)
+        src.experiment.train = train
+        runpy.run_module("main", run_name="__main__")
+    """
+    arguments = [f"hydra.run.dir={tmp_path}", f"data.root={mnist_root}", *SMALL]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=REPOSITORY, env=ONE_THREAD, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (7, "")
+
+
+def results_of(sweep: Path) -> list[dict]:
+    jobs = sorted((path for path in sweep.iterdir() if path.is_dir()), key=lambda path: int(path.name.split("_")[0]))
+    return [read_result(job) for job in jobs if (job / "result.json").exists()]
 
 
 def test_every_experiment_runs(tmp_path, mnist_root):
-    results = sweep(tmp_path, f"experiment={','.join(EXPERIMENTS)}", f"data.root={mnist_root}", *SMALL)
+    """In a multirun: several jobs in one process, one after another."""
+    done = command(
+        "-m", f"experiment={','.join(EXPERIMENTS)}", f"data.root={mnist_root}", f"hydra.sweep.dir={tmp_path}", *SMALL
+    )
+    assert done.returncode == 0, done.stderr
+    results = results_of(tmp_path)
     assert [result["name"] for result in results] == EXPERIMENTS
     assert [result["method"] for result in results] == [composed(f"experiment={name}").method for name in EXPERIMENTS]
     for result in results:
         protocol = (result["test_images"], result["train_images"], result["epochs"], result["hidden_dims"])
         assert protocol == (10000, 1000, 1, [32, 18, 8])
+        assert result["readout_epochs"] == (20 if result["method"] == "unsupervised" else 0)
         errors = [result[key] for key in result if key.startswith("test_errors_")]
         assert errors and all(0 < count < 10000 for count in errors)
 
 
-def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path, mnist_root):
-    results = sweep(tmp_path, "seed=0,1,0", f"data.root={mnist_root}", *SMALL)
+@pytest.mark.parametrize(("method", "pictures"), [("backprop", False), ("recurrent", True)])
+def test_one_hidden_layer_is_enough_where_no_rule_leaves_it_out(tmp_path, few_images, method, pictures):
+    values = ["model.hidden_dims=[16]", "training.epochs=1", "device=cpu", f"logging.pictures={pictures}"]
+    assert "1 x 16" in result_table(run(composed(f"method={method}", *values, *few_images), tmp_path))
+    assert (tmp_path / "goodness_over_time.png").exists() == pictures
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory, mnist_root) -> tuple[Path, subprocess.CompletedProcess, bytes]:
+    """A sweep over seeds 0, 1 and 0 and over data that are damaged in jobs 0, 2 and 4: the damaged file as it was."""
+    folder = tmp_path_factory.mktemp("seeds")
+    raw = folder / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in (mnist_root / "MNIST" / "raw").glob("*-ubyte"):
+        (raw / file.name).symlink_to(file.absolute())
+    labels = raw / "train-labels-idx1-ubyte"
+    damaged = bytearray(labels.read_bytes())
+    damaged[100] ^= 1
+    labels.unlink()
+    labels.write_bytes(damaged)
+    roots = f"data.root={folder / 'data'},{mnist_root}"
+    done = command("-m", "seed=0,1,0", roots, *SMALL, f"hydra.sweep.dir={folder / 'sweep'}")
+    return folder, done, bytes(damaged)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(seeds):
     first_errors, other_errors, again_errors = (
-        {key: value for key, value in result.items() if key.startswith("test_error")} for result in results
+        {key: value for key, value in result.items() if key.startswith("test_error")}
+        for result in results_of(seeds[0] / "sweep")
     )
     assert first_errors == again_errors != other_errors
-    first, other, again = (torch.load(next(tmp_path.glob(f"{job}_*")) / "model.pt", weights_only=True) for job in "012")
+    first, other, again = (
+        torch.load(next(seeds[0].glob(f"sweep/{job}_*")) / "model.pt", weights_only=True) for job in (1, 3, 5)
+    )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_damaged_data_are_one_line_a_job_and_do_not_end_the_others(seeds):
+    """Nothing is trained on them, and the file stays as it is."""
+    folder, done, damaged = seeds
+    labels = folder / "data" / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    assert done.returncode == 1
+    hydras, ours = done.stderr.splitlines()
+    assert f"data.root={folder / 'data'}" in hydras
+    assert ours.startswith(f"error: {labels} is not the official MNIST file: expected SHA-256 ")
+    for job, seed in ((0, 0), (2, 1), (4, 0)):
+        (log,) = (folder / "sweep" / f"{job}_matlab_seed{seed}").glob("*.log")
+        assert log.read_text() == f"#{job} {ours}\n"
+    assert labels.read_bytes() == damaged
 
 
 def one_line(*arguments: str, **options: str) -> str:
@@ -211,38 +288,31 @@ def one_line(*arguments: str, **options: str) -> str:
 
 def test_bad_input_is_one_line_before_any_data_is_loaded(tmp_path):
     folders = f"data.root={tmp_path / 'data'}", f"hydra.run.dir={tmp_path / 'run'}"
-    with ThreadPoolExecutor() as pool:  # most of it is the processes' start
-        overrides = ["training.epochz=1", "training.batch_size=0", "experiment=papier"]
-        for override, line in zip(overrides, pool.map(partial(one_line, *folders), overrides), strict=True):
-            assert line.startswith("error: "), override
+    assert one_line(*folders, "training.epochz=1").startswith("error: there is no key training.epochz")
     assert not (tmp_path / "data").exists()
 
 
-def test_other_bad_input_is_one_line(tmp_path):
-    kept = str(REPOSITORY / "results" / "fast" / "seed0")
-    assert one_line("resume=") == "error: resume=: names no run's folder\n"
-    assert one_line("model.hidden_dims=[1000000000,1000000000]", f"hydra.run.dir={tmp_path / 'run'}") == (
-        "error: out of memory; smaller model.hidden_dims, training.batch_size or evaluation.batch_size may help\n"
-    )
-    assert one_line(kept, module="src.plots") == (
-        f"error: {kept}: of this run there is nothing to draw (its net was not kept)\n"
-    )
+def test_a_net_that_is_too_large_is_one_line(tmp_path, mnist_root):
+    config = composed("model.hidden_dims=[1000000000,1000000000]", f"data.root={mnist_root}", "device=cpu")
+    with pytest.raises(SystemExit, match=r"^error: out of memory; smaller model.hidden_dims, "), one_line_errors():
+        run(config, tmp_path)
 
 
 def test_a_requeued_job_whose_run_is_finished_says_its_result(tmp_path, learned):
     folder = Path(shutil.copytree(learned[0], tmp_path / "run"))
-    before = (folder / "result.json").read_bytes()
+    before = files(folder)
     done = command(f"hydra.run.dir={folder}", SLURM_RESTART_COUNT="1")
     assert (done.returncode, done.stderr) == (0, "")
+    assert "this run is finished" in done.stdout
     assert "this run (matlab)" in done.stdout and "Tested once" in done.stdout
-    assert (folder / "result.json").read_bytes() == before
+    assert files(folder) == before
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(learned, mnist_root):
-    before = {path: path.read_bytes() for path in learned[0].iterdir() if path.is_file() and path.name != "main.log"}
+    before = files(learned[0])
     line = one_line(f"data.root={mnist_root}", f"hydra.run.dir={learned[0]}", *SMALL)
     assert line == f"error: {learned[0]} already holds a run; choose another hydra.run.dir, or resume={learned[0]}\n"
-    assert all(path.read_bytes() == content for path, content in before.items())
+    assert files(learned[0]) == before
 
 
 def test_a_read_only_disk_is_one_line(tmp_path, mnist_root):
@@ -261,18 +331,3 @@ def test_a_read_only_disk_is_one_line(tmp_path, mnist_root):
         )  # fmt: skip
         assert done.returncode == 1
         assert done.stderr.startswith(expected) and len(done.stderr.splitlines()) == 1
-
-
-def test_a_damaged_data_file_is_one_line_and_nothing_is_trained(tmp_path, mnist_root):
-    raw = tmp_path / "data" / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for file in (mnist_root / "MNIST" / "raw").glob("*-ubyte"):
-        (raw / file.name).write_bytes(file.read_bytes())
-    labels = raw / "train-labels-idx1-ubyte"
-    damaged = bytearray(labels.read_bytes())
-    damaged[100] ^= 1
-    labels.write_bytes(damaged)
-    line = one_line(f"data.root={tmp_path / 'data'}", f"hydra.run.dir={tmp_path / 'run'}", *SMALL)
-    assert "train-labels-idx1-ubyte" in line
-    assert labels.read_bytes() == damaged
-    assert not (tmp_path / "run" / "model.pt").exists()

@@ -22,7 +22,8 @@ SHOW_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 def explain(error: Exception) -> str:
     """One line for an error of `USER_ERRORS`: what is wrong and where."""
-    cause = str(error.__cause__ or "")
+    # Our own errors say it all; of Hydra's, the cause names the key.
+    cause = "" if isinstance(error, ConfigError | DataError) else str(error.__cause__ or "")
     text = str(error) if cause in str(error) else f"{error}\n{cause}"
     file = re.match(r"In '([^']+)': ", text)
     where = f"in {file[1]}.yaml, " if file else ""

@@ -5,12 +5,14 @@ imported when the first configuration is composed, not before.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass, make_dataclass
 from functools import cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -40,7 +42,8 @@ def register_schemas() -> None:
 @cache  # because composing takes a third of a second
 def _composed(*overrides: str) -> DictConfig:
     register_schemas()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    within_main = GlobalHydra.instance().is_initialized()
+    with nullcontext() if within_main else initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("config", overrides=list(overrides))
 
 
@@ -118,7 +121,7 @@ def load_saved(folder: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         values = OmegaConf.merge(composed(*groups), saved, {"resume": None})
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "a key"
+        key = getattr(error, "full_key", None) or "content"
         raise ConfigError(
             f"{path}: this version does not take its {key} ({str(error).splitlines()[0]}); "
             "it was written by another one, whose commit is in result.json"

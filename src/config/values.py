@@ -5,6 +5,7 @@ project, so that everything may import it.
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from inspect import getmembers, isfunction
@@ -62,7 +63,8 @@ def widths(*, at_least: int, reason: str) -> Any:
 def check(values: Any, prefix: str = "") -> None:
     """
     Raises:
-        ConfigError: a field of the dataclass `values`, or of one within it, breaks its rule.
+        ConfigError: a field of the dataclass `values`, or of one within it, breaks its rule, or they do not fit
+            (`check_together`).
     """
     for its_field in fields(values):
         key, value = prefix + its_field.name, getattr(values, its_field.name)
@@ -70,6 +72,8 @@ def check(values: Any, prefix: str = "") -> None:
             check(value, f"{key}.")
         elif "rule" in its_field.metadata and (wrong := its_field.metadata["rule"](value)):
             raise ConfigError(f"{key}={value}: {wrong}")
+    if hasattr(values, "check_together"):
+        values.check_together()
 
 
 @dataclass
@@ -120,7 +124,11 @@ class Config:
     method: str = MISSING
     dataset: str = MISSING
     seed: int = number(at_least=0, below=2**63)
-    device: str = one_of("auto", "cpu", "cuda", "mps")
+    device: str = _ruled(
+        lambda name: (
+            None if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name) else "must be auto, cpu, cuda, cuda:1 or mps"
+        )
+    )
     precision: str = one_of("auto", "fp32", "bf16")
     resume: str | None = None
     data: Data = MISSING

@@ -121,6 +121,6 @@ def read(path: Path) -> tuple[Image.Image, Tensor]:
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     except Exception as error:  # what damaged bytes raise in Pillow is not documented
-        raise DataError(f"{path}: cannot be read; a PNG or JPEG file of one digit is needed") from error
+        raise DataError(f"{path}: cannot be read; a PNG or JPEG file of one digit is needed ({error})") from error
     original.thumbnail((400, 400))
     return original, pixels

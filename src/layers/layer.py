@@ -43,15 +43,11 @@ class FFLayer(nn.Module):
 
     Args:
         in_features, out_features: widths d_{l-1} and d_l.
-        goodness, loss: names of functions in src/layers/goodness.py and src/layers/losses.py.
-        threshold: theta per unit; the layer's threshold is `threshold * out_features`.
-        temperature: T of the loss.
-        peer_normalisation: lambda, the pull of every unit's mean activity towards the layer's mean.
-        peer_momentum: weight of the past in the running mean activity of a unit.
-        initial_mean_activity: where that running mean starts.
+        goodness, .. initial_mean_activity: the values of configs/layers.yaml; the layer's threshold theta is
+            `threshold * out_features`.
         matmul_dtype: of the matrix products; weights, normalisation, goodness and loss stay in fp32.
         weight_std: standard deviation of the initial weights; biases start at zero.
-        generator: source of the initial weights.
+        generator: source of the initial weights (on the CPU, so that every device starts from the same net).
     """
 
     def __init__(

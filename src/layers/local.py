@@ -53,13 +53,7 @@ class LocalFFLayer(FFLayer):
 
 
 def local_layers(
-    hidden_dims: Sequence[int],
-    grids: Sequence[int],
-    *,
-    field: int,
-    weight_scale: str,
-    generator: torch.Generator,
-    **options,
+    hidden_dims: Sequence[int], grids: Sequence[int], *, field: int, weight_scale: str, **options
 ) -> list[FFLayer]:
     """Hidden layers 1..L with local receptive fields, over images of 28 x 28 pixels.
 
@@ -70,7 +64,6 @@ def local_layers(
         hidden_dims: d_1..d_L; layer l has d_l / grids_l^2 channels.
         grids: layer l has grids_l x grids_l locations, one less per side from layer to layer.
         weight_scale: "fan_in" for weights ~ N(0, 1 / inputs of a unit), "fan_out" for N(0, 1 / channels).
-        generator: source of the initial weights (on the CPU, so that every device starts from the same net).
         options: passed on to every `LocalFFLayer`.
     """
     layers, side, channels_below = [], SIDE, 1
@@ -78,17 +71,7 @@ def local_layers(
     for dim, grid in zip(hidden_dims, grids, strict=True):
         channels = dim // grid**2
         fan = field**2 * channels_below if weight_scale == "fan_in" else channels
-        layers.append(
-            LocalFFLayer(
-                side,
-                channels_below,
-                field=field,
-                stride=stride,
-                channels=channels,
-                weight_std=fan**-0.5,
-                generator=generator,
-                **options,
-            )
-        )
+        shape = {"field": field, "stride": stride, "channels": channels}
+        layers.append(LocalFFLayer(side, channels_below, **shape, weight_std=fan**-0.5, **options))
         side, channels_below, field, stride = grid, channels, 2, 1
     return layers

@@ -44,15 +44,16 @@ def add_outer(grad: Tensor, dz: Tensor, x: Tensor, dtype: torch.dtype) -> None:
 
 
 def _add_outer(grad: Tensor, dz: Tensor, x: Tensor, dtype: torch.dtype) -> None:
-    if dz.shape[-2] <= FEW_CASES:
+    if dz.shape[-2] <= FEW_CASES and not grad.is_cuda:
         dtype = grad.dtype
     dz, x = dz.to(dtype), x.to(dtype)
-    if dtype != grad.dtype:
-        grad.add_(dz.mT @ x)
-    elif grad.dim() == 2:
-        grad.addmm_(dz.mT, x)
+    add_product = torch.addmm if grad.dim() == 2 else torch.baddbmm
+    if dtype == grad.dtype:
+        add_product(grad, dz.mT, x, out=grad)
+    elif grad.is_cuda:  # the sum is not rounded to bf16 on its way
+        add_product(grad, dz.mT, x, out_dtype=grad.dtype, out=grad)
     else:
-        grad.baddbmm_(dz.mT, x)
+        grad.add_(dz.mT @ x)
 
 
 # A compiled graph has no branch that depends on the number of cases. So this one stays outside of it, and a compiled

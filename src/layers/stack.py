@@ -3,33 +3,22 @@
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from src.layers.layer import FFLayer, length_normalise
 
 
-def dense_layers(
-    input_dim: int, hidden_dims: Sequence[int], *, weight_scale: str, generator: torch.Generator, **options
-) -> list[FFLayer]:
+def dense_layers(input_dim: int, hidden_dims: Sequence[int], *, weight_scale: str, **options) -> list[FFLayer]:
     """Fully connected hidden layers 1..L.
 
     Args:
         input_dim, hidden_dims: d_0 and d_1..d_L.
         weight_scale: "fan_in" for W_l ~ N(0, 1 / d_{l-1}), "fan_out" for N(0, 1 / d_l).
-        generator: source of the initial weights (on the CPU, so that every device starts from the same net).
         options: passed on to every `FFLayer`.
     """
-    return [
-        FFLayer(
-            fan_in,
-            fan_out,
-            weight_std=(fan_in if weight_scale == "fan_in" else fan_out) ** -0.5,
-            generator=generator,
-            **options,
-        )
-        for fan_in, fan_out in pairwise([input_dim, *hidden_dims])
-    ]
+    dims = list(pairwise([input_dim, *hidden_dims]))
+    fans = [fan_in if weight_scale == "fan_in" else fan_out for fan_in, fan_out in dims]
+    return [FFLayer(*shape, weight_std=fan**-0.5, **options) for shape, fan in zip(dims, fans, strict=True)]
 
 
 def activities(layers: Iterable[FFLayer], x: Tensor, weights: Iterable[Tensor | None]) -> list[Tensor]:

@@ -1,7 +1,6 @@
 """The back-propagation baseline: the same stack of ReLU layers, trained end to end on the classes (section 3.1)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
@@ -20,16 +19,7 @@ from src.training.optimiser import age_gradients, make_optimizer
 SECTION = "3.1"
 SMALLEST_BATCH = 1
 PUBLISHED = [Published("backprop", "Hinton's paper", "a few layers", "about 20", "one_pass", "about 1.4")]
-
-
-@dataclass
-class Model(values.Model):
-    pass
-
-
-@dataclass
-class Training(values.Training):
-    pass
+Model, Training = values.Model, values.Training
 
 
 class BackpropNet(nn.Module):

@@ -37,7 +37,7 @@ class Model(LayerModel):
     iterations: int = number(at_least=LAST_AVERAGED)
     first_learning_iteration: int = number(at_least=1)
 
-    def __post_init__(self):
+    def check_together(self) -> None:
         if self.first_learning_iteration > self.iterations:
             raise ConfigError(
                 f"model.first_learning_iteration={self.first_learning_iteration}: must be at most model.iterations, "
@@ -70,23 +70,11 @@ class RecurrentFFLayer(FFLayer):
         options: as `FFLayer`.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        above_features: int,
-        out_features: int,
-        *,
-        weight_gain: float,
-        damping: float,
-        generator: torch.Generator,
-        **options,
-    ):
-        super().__init__(
-            in_features, out_features, weight_std=weight_gain * in_features**-0.5, generator=generator, **options
-        )
-        self.top_down_weight = nn.Parameter(
-            weight_gain * above_features**-0.5 * torch.randn(out_features, above_features, generator=generator)
-        )
+    def __init__(self, in_features, above_features, out_features, *, weight_gain, damping, generator, **options):
+        std, std_above = (weight_gain * fan_in**-0.5 for fan_in in (in_features, above_features))
+        super().__init__(in_features, out_features, weight_std=std, generator=generator, **options)
+        top_down = std_above * torch.randn(out_features, above_features, generator=generator)
+        self.top_down_weight = nn.Parameter(top_down)
         self.damping = damping
 
     def learn(self, over_time: Sequence[LayerState], share: float) -> tuple[Tensor, Tensor]:
@@ -140,32 +128,17 @@ class RecurrentFFNet(nn.Module):
     """Hidden layers 1..L between image and label, and a read-out of their states after a single bottom-up pass.
 
     Args:
-        input_dim, hidden_dims: d_0 and d_1..d_L.
+        layers: each with the widths of its neighbours.
         iterations: T, after the bottom-up pass.
         first_learning_iteration: of 1..T; the layers learn from it on.
-        options: passed on to every layer.
     """
 
-    def __init__(
-        self,
-        input_dim: int,
-        hidden_dims: Sequence[int],
-        *,
-        iterations: int,
-        first_learning_iteration: int,
-        matmul_dtype: torch.dtype,
-        **options,
-    ):
+    def __init__(self, layers: Sequence[RecurrentFFLayer], *, iterations: int, first_learning_iteration: int):
         super().__init__()
-        dims = [input_dim, *hidden_dims, NUM_CLASSES]
-        self.layers = nn.ModuleList(
-            RecurrentFFLayer(below, above, dim, matmul_dtype=matmul_dtype, **options)
-            for below, dim, above in zip(dims, dims[1:], dims[2:], strict=False)
-        )
-        self.readout = Readout(sum(hidden_dims))
+        self.layers = nn.ModuleList(layers)
+        self.readout = Readout(sum(len(layer.bias) for layer in layers))
         self.iterations = iterations
         self.first_learning_iteration = first_learning_iteration
-        self.matmul_dtype = matmul_dtype
 
     def bottom_up(self, images: Tensor) -> list[Tensor]:
         """The states that the iterations start from: one pass without the label ([B, d_0] -> L tensors [B, d_l])."""
@@ -181,7 +154,7 @@ class RecurrentFFNet(nn.Module):
         Yields:
             after each iteration, the layers.
         """
-        dtype, last = self.matmul_dtype, len(self.layers) - 1
+        dtype, last = self.layers[0].matmul_dtype, len(self.layers) - 1
         image = length_normalise(images).to(dtype)
         label = length_normalise(one_hot(labels)).to(dtype)
         W = [layer.weight.to(dtype) for layer in self.layers]
@@ -224,9 +197,14 @@ def features(states: Sequence[Tensor]) -> Tensor:
     return torch.cat([length_normalise(h) for h in states], dim=1)
 
 
-def new_net(*, hidden_dims: Sequence[int], **options) -> RecurrentFFNet:
-    """A new net with initial weights from `options["generator"]`; `options` are those of `RecurrentFFNet`."""
-    return RecurrentFFNet(SIDE * SIDE, hidden_dims, **options)
+def new_net(
+    *, hidden_dims: Sequence[int], iterations: int, first_learning_iteration: int, pixels: int = SIDE * SIDE, **options
+) -> RecurrentFFNet:
+    """A new net; `options` are those of `RecurrentFFLayer`."""
+    dims = [pixels, *hidden_dims, NUM_CLASSES]
+    neighbours = zip(dims, dims[2:], dims[1:-1], strict=False)  # below, above, its own
+    layers = [RecurrentFFLayer(*widths, **options) for widths in neighbours]
+    return RecurrentFFNet(layers, iterations=iterations, first_learning_iteration=first_learning_iteration)
 
 
 @torch.no_grad()
@@ -266,7 +244,7 @@ def step(
 def phases(net: RecurrentFFNet, *, epochs: int, negatives: str, compile: bool, **rates) -> list[Phase]:
     """One. `rates` are those of `make_optimizer`."""
     optimizer = make_optimizer(net.named_parameters(), **rates)
-    update = compiled(step) if compile else step
+    update = compiled(step, net.layers[0].weight.device) if compile else step
     return [Phase(epochs, optimizer, partial(update, net, optimizer, WRONG_LABELS[negatives]))]
 
 
@@ -323,6 +301,7 @@ def draw_goodness_over_time(numbers: Sequence[int], images: Tensor, labels: Tens
     for row, (picture, curves) in enumerate(axes[: len(images)]):
         true, choice = labels[row].item(), chosen[row].item()
         show_digit(picture, images[row], "gray_r", f"test image {numbers[row]}")
+        picture.set_axis_off()
         curves.axvspan(FIRST_AVERAGED - 0.5, LAST_AVERAGED + 0.5, color=GREY, alpha=0.2, linewidth=0)
         for label in range(NUM_CLASSES):
             colour = POSITIVE if label == true else NEGATIVE if label == choice else GREY

@@ -84,12 +84,9 @@ class FirstLayer:
         return torch.addcmul(self.layer.bias, product, 1 / root_mean_square(x)).relu_()
 
 
-def new_net(
-    *, hidden_dims: Sequence[int], weight_scale: str, generator: torch.Generator, matmul_dtype: torch.dtype, **options
-) -> FFNet:
-    """A new net with initial weights from `generator`; `options` are those of `FFLayer`."""
-    options |= {"generator": generator, "matmul_dtype": matmul_dtype}
-    return FFNet(dense_layers(SIDE * SIDE, hidden_dims, weight_scale=weight_scale, **options))
+def new_net(*, hidden_dims: Sequence[int], **options) -> FFNet:
+    """A new net; `options` are those of `dense_layers`."""
+    return FFNet(dense_layers(SIDE * SIDE, hidden_dims, **options))
 
 
 @torch.no_grad()
@@ -146,7 +143,7 @@ def neutral_features(net: FFNet, first: FirstLayer, weights: Sequence[Tensor]) -
 def phases(net: FFNet, *, epochs: int, negatives: str, compile: bool, **rates) -> list[Phase]:
     """One: everything learns together. `rates` are those of `make_optimizer`."""
     optimizer = make_optimizer(net.named_parameters(), **rates)
-    update = compiled(step) if compile else step
+    update = compiled(step, net.layers[0].weight.device) if compile else step
     return [Phase(epochs, optimizer, partial(update, net, optimizer, WRONG_LABELS[negatives]))]
 
 

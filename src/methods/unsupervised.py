@@ -20,7 +20,6 @@ from src.layers.readout import Readout
 from src.layers.stack import activities, dense_layers
 from src.methods import Published
 from src.negatives import images as negative_images
-from src.negatives.codes import NUM_CLASSES
 from src.negatives.masks import mixed, random_masks
 from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
@@ -42,7 +41,7 @@ class Model(LayerModel):
     grids: list[int] | None = values.MISSING
     field: int = number(at_least=1, below=SIDE + 1)
 
-    def __post_init__(self):
+    def check_together(self) -> None:
         if self.grids is not None:
             check_grids(self.hidden_dims, self.grids, self.field)
 
@@ -112,21 +111,8 @@ class UnsupervisedNet(nn.Module):
         return losses["one_pass"]
 
 
-def new_net(
-    *,
-    hidden_dims: Sequence[int],
-    grids: Sequence[int] | None,
-    field: int,
-    weight_scale: str,
-    generator: torch.Generator,
-    matmul_dtype: torch.dtype,
-    **options,
-) -> UnsupervisedNet:
-    """A new net with initial weights from `generator`; with local receptive fields if there are `grids`.
-
-    `field` and `grids` are those of `local_layers`, `options` those of `FFLayer`.
-    """
-    options |= {"weight_scale": weight_scale, "generator": generator, "matmul_dtype": matmul_dtype}
+def new_net(*, hidden_dims: Sequence[int], grids: Sequence[int] | None, field: int, **options) -> UnsupervisedNet:
+    """A new net, with local receptive fields if there are `grids`; `options` are those of every layer."""
     if grids:
         return UnsupervisedNet(local_layers(hidden_dims, grids, field=field, **options))
     return UnsupervisedNet(dense_layers(SIDE * SIDE, hidden_dims, **options))
@@ -169,21 +155,14 @@ def readout_step(
 
 
 def phases(
-    net: UnsupervisedNet,
-    *,
-    epochs: int,
-    readout_epochs: int,
-    negatives: str,
-    blurs: int,
-    compile: bool,
-    **rates,
+    net: UnsupervisedNet, *, epochs: int, readout_epochs: int, negatives: str, blurs: int, compile: bool, **rates
 ) -> list[Phase]:
     """Layers and read-outs together, then the read-outs alone, whose g goes on from what it was.
 
     `rates` are those of `make_optimizer`.
     """
     optimizer = make_optimizer(net.named_parameters(), **rates)
-    update = compiled(step) if compile else step
+    update = compiled(step, net.layers[0].weight.device) if compile else step
     make_negatives = partial(NEGATIVE_IMAGES[negatives], blurs=blurs)
 
     def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -209,12 +188,12 @@ def pictures(net: UnsupervisedNet, test: Examples, scores: dict[str, Tensor], *,
 
     device = net.layers[0].weight.device
     masks = random_masks(len(test), SIDE, blurs, torch.Generator().manual_seed(0))
-    one_of_each = [int((test.labels == label).nonzero()[0]) for label in range(NUM_CLASSES)]
+    one_of_each = [int((test.labels == label).nonzero()[0]) for label in test.labels.unique()]
     goodnesses = goodness_with_hybrids(net, test.images.to(device), masks.to(device))
     thetas = [layer.theta for layer in net.layers]
     return {
         "receptive_fields": draw_receptive_fields(net.layers[0].weight.detach().cpu()),
-        "hybrids": draw_hybrids(test.images[one_of_each], masks[:NUM_CLASSES]),
+        "hybrids": draw_hybrids(test.images[one_of_each], masks[: len(one_of_each)]),
         "goodness": draw_goodness(*goodnesses, thetas, ("test images", "hybrids of them")),
     }
 
@@ -239,7 +218,7 @@ def draw_hybrids(images: Tensor, masks: Tensor):
 
     rows = {"image": images, "mask": 255 * masks, "hybrid": mixed(images, masks)}
     figure = new_figure(0.95 * len(images) + 0.5, 3.4)
-    axes = figure.subplots(3, len(images))
+    axes = figure.subplots(3, len(images), squeeze=False)
     for row, (name, pixels) in zip(axes, rows.items(), strict=True):
         for axis, picture in zip(row, pixels, strict=True):
             show_digit(axis, picture, "gray")

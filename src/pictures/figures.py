@@ -64,7 +64,7 @@ def draw_learning_curve(metrics: list[dict]) -> Figure:
             style = {"color": COLOURS[layer % len(COLOURS)], "label": f"layer {layer + 1}", "marker": marker}
             losses.plot(epochs, [record["loss"][layer] for record in layered], **style)
             pairs.plot(epochs, [100 * record["pairs_ordered_wrongly"][layer] for record in layered], **style)
-        losses.set(title="Local loss of each layer", ylabel="logistic loss / 2 (nats)", yscale="log")
+        losses.set(title="Local loss of each layer", ylabel="loss of a pair", yscale="log")
         pairs.set(title="Pairs ordered wrongly while training", ylabel="pairs (%)")
     if len(layered) < len(metrics):
         axis = remaining.pop(0)

@@ -60,8 +60,8 @@ def composed_values(*overrides: str) -> dict[str, Any]:
 
 
 def defaults_of(values: dict[str, Any]) -> dict[str, Any]:
-    """The `flat` default values of a run's method and data set."""
-    return composed_values(f"method={values['method']}", f"dataset={values['dataset']}")
+    """The `flat` default values of a run's method, on MNIST."""
+    return composed_values(f"method={values['method']}")
 
 
 def compared_values(values: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def differing(values: dict[str, Any], reference: dict[str, Any], leave_out: tupl
     What `values` has no key for is left out; what `reference` has none for is compared with the defaults. A key goes
     without its section where that is enough to know it by.
     """
-    reference = compared_values(defaults_of(values)) | reference
+    reference = defaults_of(values) | reference
     last_parts = [key.rpartition(".")[2] for key in {**reference, **values}]
 
     def override(key: str) -> str:

@@ -3,6 +3,8 @@
 import csv
 import io
 import sys
+from collections import defaultdict
+from collections.abc import Callable
 from itertools import groupby
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from src.results.statistics import Summary
 
 IN_COLUMNS = ("name", "model.hidden_dims", "training.epochs", "data.validation_images")  # of their own in the table
+# What tells rows of the same name apart, in this order, and in which words.
+TOLD_APART_BY = {
+    "method": "{}", "net": "{}", "epochs": "{} epochs", "images": "{:,} images", "precision": "{}", "processor": "{}",
+}  # fmt: skip
 BY = {"goodness": "goodness", "one_pass": "a read-out"}
 
 
@@ -139,6 +145,7 @@ def summarise_runs(runs: list[Run]) -> dict[str, Any]:
         "as_experiment": as_experiment,
         "published": published_for(first["name"]) if as_experiment else None,
         "precision": first["precision"],
+        "processor": first["processor"],
         "hardware": hardware_of(runs),
         "seconds_per_epoch": median(run.result["seconds_per_epoch"] for run in runs),
     }
@@ -162,14 +169,24 @@ def with_interval(summary: "Summary | None") -> str:
     return mean_and_deviation(summary) + interval
 
 
-def formatted(rows: list[dict[str, Any]], cells_of) -> str:
-    """A Markdown table of `rows`; `cells_of` makes of each the cells of a line by their headers."""
-    lines = [cells_of(row) for row in rows]
-    return markdown(list(lines[0]), [list(cells.values()) for cells in lines])
+def names_of(rows: list[dict[str, Any]]) -> list[str]:
+    """What to call each row: its run, what is changed, and what else tells it apart from other rows of that name."""
+    names = [", ".join(filter(None, [row["run"], row["changed"]])) for row in rows]
+    for key, words in TOLD_APART_BY.items():
+        found = defaultdict(set)
+        for name, row in zip(names, rows, strict=True):
+            found[name].add(row[key])
+        names = [
+            name + (f", {words.format(row[key])}" if len(found[name]) > 1 else "")
+            for name, row in zip(names, rows, strict=True)
+        ]
+    return names
 
 
-def run_name(row: dict[str, Any]) -> str:
-    return ", ".join(filter(None, [row["run"], row["changed"]]))
+def formatted(rows: list[dict[str, Any]], cells_of: Callable[[dict[str, Any]], dict[str, str]]) -> str:
+    """A Markdown table of `rows`, empty if there are none; `cells_of` makes the cells beside a row's name."""
+    lines = [{"run": name} | cells_of(row) for name, row in zip(names_of(rows), rows, strict=True)]
+    return markdown(list(lines[0]), [list(cells.values()) for cells in lines]) if lines else ""
 
 
 def errors_over_seeds(rows: list[dict[str, Any]]) -> str:
@@ -177,7 +194,6 @@ def errors_over_seeds(rows: list[dict[str, Any]]) -> str:
     return formatted(
         rows,
         lambda row: {
-            "run": run_name(row),
             "net": row["net"],
             "epochs": str(row["epochs"]),
             "images": f"{row['images']:,}",
@@ -196,9 +212,7 @@ def errors_by_layer(rows: list[dict[str, Any]]) -> str:
         alone = {f"layer {layer}": errors.get(f"{rule}_layer_{layer}") for layer in range(1, 5)}
         of_all = errors.get(f"{rule}_all_layers") or errors.get(f"{rule}_all_iterations")
         summaries = alone | {"all": of_all}
-        return {"run": run_name(row), "by": BY[rule]} | {
-            name: mean_and_deviation(summary) for name, summary in summaries.items()
-        }
+        return {"by": BY[rule]} | {name: mean_and_deviation(summary) for name, summary in summaries.items()}
 
     return formatted([row for row in rows if f"{headline(row['errors'])}_layer_1" in row["errors"]], cells)
 
@@ -208,7 +222,6 @@ def measured_on(rows: list[dict[str, Any]]) -> str:
     return formatted(
         rows,
         lambda row: {
-            "run": run_name(row),
             "precision": row["precision"],
             "hardware": row["hardware"],
             "rule": headline(row["errors"]).replace("_", " "),
@@ -230,14 +243,18 @@ def experiments_table(rows: list[dict[str, Any]], experiments: list[str], speed:
     for name in experiments:
         published, section = published_for(name), methods.named(experiment_values(name)["method"]).SECTION
         rule = published.rule if published else None
-        cells = {"experiment": f"`{name}`", "section": section if published else "-"}
-        cells["published"] = f"{published.error} {HEADLINES[rule]}" if published else "-"
-        reached = [row for row in rows if row["run"] == name and not row["changed"] and row["as_experiment"]]
-        for row in reached or [None]:
-            errors = row["errors"] if row else {}
-            of_row = errors.get(rule or headline(errors)) if row else None
-            cells |= {"here": mean_and_deviation(of_row), "n": str(of_row.n) if of_row else "0"}
-            cells["time"] = duration(seconds[name]) if name in seconds else "-"
+        of_paper = f"{published.error} {HEADLINES[rule]}" if published else "-"
+        reached = [row for row in rows if row["run"] == name and row["as_experiment"]]
+        for row, its_name in zip(reached or [None], names_of(reached) or [name], strict=True):
+            of_row = row["errors"].get(rule or headline(row["errors"])) if row else None
+            cells = {
+                "experiment": f"`{name}`{its_name.removeprefix(name)}",
+                "section": section if published else "-",
+                "published": of_paper,
+                "here": mean_and_deviation(of_row),
+                "n": str(of_row.n) if of_row else "0",
+                "time": duration(seconds[name]) if name in seconds else "-",
+            }
             lines.append(list(cells.values()))
     return markdown(list(cells), lines)
 
@@ -254,7 +271,8 @@ def summary_csv(rows: list[dict[str, Any]]) -> str:
     formatted_rows = []
     for row in rows:
         published = row["published"]
-        cells = row | {"seeds": " ".join(map(str, row["seeds"])), "published": published and published.error}
+        cells = row | {"seeds": " ".join(map(str, row["seeds"]))}
+        cells["published"] = published and f"{published.error} {HEADLINES[published.rule]}"
         for rule, summary in cells.pop("errors").items():
             cells |= {f"{rule}_{name}": value for name, value in summary._asdict().items()}
         formatted_rows.append(cells)

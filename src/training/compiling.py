@@ -4,21 +4,30 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 
 from src.config.values import ConfigError
 
 
-def compiled(step: Callable, backend: str = "inductor") -> Callable:
-    """`step`, compiled at its first call, which takes 20 to 40 s on a CPU.
+def compiled(step: Callable, device: torch.device, backend: str = "inductor") -> Callable:
+    """`step`, compiled at its first call on `device`, which takes 20 to 40 s on a CPU.
 
     Raises:
-        ConfigError: there is no C++ compiler.
+        ConfigError: there is no compiler: for C++ on a CPU, for C beside Triton on a GPU.
     """
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # what torch looks for
-    if not shutil.which(compiler):
-        raise ConfigError(f"training.compile=true: there is no {compiler}; install a C++ compiler, or name one in CXX")
+    on_cuda = device.type == "cuda"
+    if on_cuda and not find_spec("triton"):
+        raise ConfigError("training.compile=true: there is no Triton; pip install triton, or leave it out")
+    # What Triton looks for, and what Inductor does.
+    variable, kind = ("CC", "C") if on_cuda else ("CXX", "C++")
+    names = ["gcc", "clang", "cc"] if on_cuda else ["clang++" if sys.platform == "darwin" else "g++"]
+    names = [os.environ[variable]] if variable in os.environ else names
+    if not any(map(shutil.which, names)):
+        raise ConfigError(
+            f"training.compile=true: there is no {names[0]}; install a {kind} compiler, or name one in {variable}"
+        )
     # `significant` does not break the graph then, and one graph serves any number of cases: a resumed run has the same.
     torch._dynamo.config.capture_dynamic_output_shape_ops = True
     return torch.compile(step, backend=backend)

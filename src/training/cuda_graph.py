@@ -24,6 +24,7 @@ class GraphedUpdate:
         self.batch: Tensor | None = None  # where the graph reads the indices of its examples
         self.warm_ups = 0
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.stream = torch.cuda.Stream()  # one, so that all memory of the updates is of one stream
 
     def __call__(self, batch: Tensor) -> None:
         if self.batch is None:
@@ -41,17 +42,16 @@ class GraphedUpdate:
         self.graph.replay()
 
     def _on_side_stream(self) -> None:
-        """A real update, on a stream of its own as capturing demands of what precedes it."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        """A real update, on the stream that will be captured, as capturing demands of what precedes it."""
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
             self.update(self.batch)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self.stream)
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         """Records an update without doing it."""
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=self.stream):
             self.update(self.batch)
         return graph

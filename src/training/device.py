@@ -1,30 +1,56 @@
 """Which device to train on, and in which precision to multiply there."""
 
+import logging
 import platform
+import re
 import sys
 
 import torch
 
 from src.config.values import ConfigError
 
+log = logging.getLogger(__name__)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of `name`: "cpu", "cuda", "mps", or "auto" for CUDA where there is one and the CPU otherwise.
+    """The device of `name`: "cpu", "cuda", "cuda:1", "mps", or "auto" for CUDA where it can be used and else the CPU.
 
     Raises:
         ConfigError: the machine or this build of torch has no such device.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "device=cuda: this torch finds no CUDA device; use device=cpu, or install a CUDA build of torch"
-        )
-    if name == "mps" and not torch.backends.mps.is_available():
+        trouble = cuda_trouble(torch.device("cuda", 0))
+        if trouble and torch.cuda.is_available():
+            log.warning(f"device=auto: {trouble}; the CPU is used")
+        return torch.device("cpu" if trouble else "cuda")
+    device = torch.device(name)
+    if device.type == "cuda" and (trouble := cuda_trouble(device)):
+        raise ConfigError(f"device={name}: {trouble}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device=mps: this torch finds no MPS device; use device=cpu")
-    return torch.device(name)
+    return device
+
+
+def cuda_trouble(device: torch.device) -> str | None:
+    """Why a CUDA device cannot be used by this build of torch; None if it can."""
+    if not torch.cuda.is_available():
+        return "this torch finds no CUDA device; use device=cpu, or install a CUDA build of torch"
+    number = device.index or 0
+    if number >= torch.cuda.device_count():
+        return f"there are {torch.cuda.device_count()} CUDA devices, counted from 0"
+    capability = torch.cuda.get_device_capability(number)
+    for architecture in torch.cuda.get_arch_list():  # "sm_90": machine code; "compute_90": for that and later ones
+        kind, _, version = architecture.partition("_")
+        built_for = divmod(int(re.sub(r"\D", "", version)), 10)
+        same_series = built_for[0] == capability[0] and built_for <= capability
+        if same_series if kind == "sm" else built_for <= capability:
+            return None
+    name, version = torch.cuda.get_device_name(number), ".".join(map(str, capability))
+    return (
+        f"this build of torch has no code for the {name} (compute capability {version}); "
+        "install one for an older CUDA, or use device=cpu"
+    )
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

@@ -6,7 +6,7 @@ the shifts of its images and whatever the update draws.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,15 +70,6 @@ def check_finite(losses: Sequence[float], readout_loss: float) -> None:
         raise Diverged("the read-out", readout_loss, "readout_learning_rate" if losses else "learning_rate")
 
 
-def gain_of(phases: Sequence[Phase], epoch: int) -> tuple[Phase, float]:
-    """The phase that `epoch` of 1.. belongs to, and the factor of its learning rates."""
-    for phase in phases:
-        if epoch <= phase.epochs:
-            return phase, gain(epoch, phase.epochs)
-        epoch -= phase.epochs
-    raise ValueError("the last phase has ended before")
-
-
 def train_epochs(
     phases: Sequence[Phase],
     examples: Examples,
@@ -88,7 +79,7 @@ def train_epochs(
     max_shift: int,
     generator: torch.Generator,
     cuda_graph: bool = False,
-) -> Iterator[dict[str, Tensor]]:
+) -> Iterator[dict[str, Any]]:
     """Trains phase after phase; an epoch is a pass over all `examples`, shuffled each time.
 
     Args:
@@ -98,11 +89,11 @@ def train_epochs(
         cuda_graph: launch each update on a CUDA device as one graph.
 
     Yields:
-        after each epoch, the means of the step's figures (on the device: the host need not wait).
+        after each epoch, its "gain" and the means of the step's figures, as Python numbers.
 
     Raises:
-        Diverged: on the CPU, at the step whose loss is infinite or not a number. (On a GPU the host would have to
-            wait; the epoch's figures tell there.)
+        Diverged: on the CPU, at the step whose loss is infinite or not a number. (On a GPU the host would have to wait:
+            there, after that epoch.)
     """
     before = 0  # epochs of the phases before
     for phase in phases:
@@ -120,7 +111,7 @@ def _train_phase(
     max_shift: int,
     generator: torch.Generator,
     cuda_graph: bool,
-) -> Iterator[dict[str, Tensor]]:
+) -> Iterator[dict[str, Any]]:
     totals: dict[str, Tensor] = {}
 
     def update_from(batch: Tensor) -> None:
@@ -135,9 +126,12 @@ def _train_phase(
 
     run = GraphedUpdate(update_from, generator) if cuda_graph else update_from
     for epoch in range(first_epoch, phase.epochs + 1):
-        set_gain(phase.optimizer, gain(epoch, phase.epochs))
+        of_epoch = gain(epoch, phase.epochs)
+        set_gain(phase.optimizer, of_epoch)
         for batch in shuffled_batches(n=len(examples), batch_size=batch_size, generator=generator):
             run(batch)
-        yield {name: total / len(examples) for name, total in totals.items()}
+        figures = {name: (total / len(examples)).tolist() for name, total in totals.items()}  # CPU-GPU sync point
+        check_finite(figures["loss"], figures["readout_loss"])
+        yield {"gain": of_epoch, **figures}
         for total in totals.values():
             total.zero_()

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import platform
 import subprocess
 import sys
@@ -13,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from src.training.checkpoint import write_atomically
-from src.training.epochs import check_finite
 
 log = logging.getLogger(__name__)
 HEADLINES = {"goodness": "by goodness", "one_pass": "in one pass"}  # of which the first counts that a net has
@@ -29,27 +28,10 @@ def headline(rules: Container[str]) -> str:
     return next(rule for rule in HEADLINES if rule in rules)
 
 
-class HostCopy:
-    """A tensor on its way to the host: the copy starts now, and only `read` waits for it."""
-
-    def __init__(self, tensor: Tensor):
-        self.tensor = tensor.to("cpu", non_blocking=tensor.is_cuda)  # into pinned memory
-        self.arrived = torch.cuda.Event() if tensor.is_cuda else None
-        if self.arrived:
-            self.arrived.record()
-
-    def read(self) -> float | int | list:
-        """The value as Python numbers, nested as the tensor's dimensions are."""
-        if self.arrived:
-            self.arrived.synchronize()
-        return self.tensor.tolist()
-
-
 class RunLog:
     """Progress over the epochs on the terminal, and each epoch's figures in `folder`/metrics.jsonl.
 
-    A terminal gets a progress bar, anything else (and the terminal of several runs at once) a plain line an epoch. On a
-    GPU an epoch's figures are read when the next one has been queued, so that it never waits for the host.
+    A terminal gets a progress bar, anything else (and the terminal of several runs at once) a plain line an epoch.
     """
 
     def __init__(self, folder: Path, epochs: int, records: Sequence[dict[str, Any]] = (), tensorboard: bool = False):
@@ -78,43 +60,20 @@ class RunLog:
             bar_format="{n_fmt}/{total_fmt} |{bar:6}| {elapsed}<{remaining}{postfix}",
         )
         self.started = time.perf_counter()
-        self.pending: tuple[dict[str, Any], dict[str, HostCopy], dict[str, HostCopy]] | None = None
         self.validation = ""
+        self.told: set[str] = set()  # what trouble, each kind once
 
-    def epoch(
-        self,
-        epoch: int,
-        gain: float,
-        figures: dict[str, Tensor],
-        validation_errors: dict[str, Tensor] | None,
-        validation_images: int,
-    ) -> None:
-        """Takes the figures of `train_epochs` and, after a validation, its error counts by rule."""
-        self.record_pending()
-        record = {"epoch": epoch, "gain": gain}
-        if validation_errors:
-            record["validation_images"] = validation_images
-        figures_copy, errors_copy = (
-            {name: HostCopy(value) for name, value in tensors.items()} for tensors in (figures, validation_errors or {})
-        )
-        self.pending = (record, figures_copy, errors_copy)
-        if not any(value.is_cuda for value in figures.values()):
-            self.record_pending()
-
-    def record_pending(self) -> None:
-        """Waits for the figures of the epoch that was given last, and records them."""
-        if self.pending:
-            self._record(*self.pending)
-            self.pending = None
-
-    def _record(self, record: dict[str, Any], figures: dict[str, HostCopy], errors: dict[str, HostCopy]) -> None:
-        record |= {name: value.read() for name, value in figures.items()}
-        check_finite(record["loss"], record["readout_loss"])
-        if errors:
-            record["validation_errors"] = {rule: count.read() for rule, count in errors.items()}
-            counts = (record["validation_errors"][rule] for rule in HEADLINES if rule in errors)
-            shares = "/".join(f"{100 * count / record['validation_images']:.2f}" for count in counts)
-            self.validation = f", val. error {shares} %"
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Takes what is to stand in metrics.jsonl: the "epoch", what `train_epochs` yields of it and, after a
+        validation, "validation_errors", counts by rule, of so many "validation_images".
+        """
+        if errors := record.get("validation_errors"):
+            shares = [f"{100 * errors[rule] / record['validation_images']:.2f}" for rule in HEADLINES if rule in errors]
+            self.validation = f", val. error {'/'.join(shares)} %"
+        trouble = trouble_of(record) if record["epoch"] >= min(3, self.epochs) else None
+        if trouble and trouble not in self.told:
+            self.told.add(trouble)
+            log.warning(f"epoch {record['epoch']}: {trouble}")
         self.records.append(record)
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
@@ -142,6 +101,21 @@ class RunLog:
         self.file.close()
         if self.events:
             self.events.close()
+
+
+def trouble_of(record: dict[str, Any]) -> str | None:
+    """What has gone wrong, first of all, without a loss that diverged; None if nothing has.
+
+    By chance, half of the pairs are ordered wrongly; where no unit fires, all are, as all goodness is 0.
+    """
+    for layer, share in enumerate(record["pairs_ordered_wrongly"], start=1):
+        if share >= 0.5:
+            what = "has fallen silent" if share > 0.999 else "tells positives from negatives no better than chance"
+            return f"layer {layer} {what}; a lower training.learning_rate may help"
+    if record["readout_loss"] >= math.log(10):
+        key = "readout_learning_rate" if record["loss"] else "learning_rate"
+        return f"the read-out is no better than chance; a lower training.{key} may help"
+    return None
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:

@@ -16,6 +16,6 @@ def scores_for(scores: Scores, net: nn.Module, images: Tensor, batch_size: int) 
     return {rule: torch.cat([of_batch[rule] for of_batch in batches]) for rule in batches[0]}
 
 
-def count_errors(scores: dict[str, Tensor], examples: Examples) -> dict[str, Tensor]:
-    """Wrongly classified examples by rule, as scalar tensors on the device (reading one makes the host wait)."""
-    return {rule: (of_classes.argmax(dim=1) != examples.labels).sum() for rule, of_classes in scores.items()}
+def count_errors(scores: dict[str, Tensor], examples: Examples) -> dict[str, int]:
+    """Wrongly classified examples, by rule."""
+    return {rule: int((of_classes.argmax(dim=1) != examples.labels).sum()) for rule, of_classes in scores.items()}

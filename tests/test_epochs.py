@@ -1,0 +1,288 @@
+"""The epoch loop, and what all ways to train have in common: figures, compiled and captured steps, precision."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import nets
+import pytest
+import torch
+from nets import WAYS, configured, on_cuda, optimizer_for, phases_of, small_net, tensors, updated
+from torch import nn
+
+import src.training.epochs
+from src import methods
+from src.config.values import ConfigError
+from src.datasets.batches import Examples, shuffled_batches
+from src.experiment import new_net
+from src.layers.stack import activities
+from src.methods import supervised
+from src.negatives import wrong_labels
+from src.negatives.codes import embed, one_hot
+from src.training import compiling
+from src.training.checkpoint import load_model, save_model
+from src.training.cuda_graph import WARM_UPS, GraphedUpdate
+from src.training.epochs import Phase, train_epochs
+from src.training.optimiser import set_gain
+
+COUNT, BATCH = 25, 10  # the last batch of an epoch has five examples
+every_way = pytest.mark.parametrize("way", WAYS)
+
+
+@pytest.fixture
+def examples() -> Examples:
+    return nets.examples(COUNT)
+
+
+def recorded_epochs(examples: Examples, epochs: int = 1, max_shift: int = 0) -> tuple[list, list[dict]]:
+    """The batches of images and labels of all steps, and what the epochs yielded, with learning rates of zero."""
+    calls, net = [], small_net(784, [20, 12])
+    still = optimizer_for(net, learning_rate=0.0, readout_learning_rate=0.0)
+
+    def recording_step(images, labels, generator):
+        calls.append((images, labels))
+        return supervised.step(net, still, lambda logits, labels, generator: (labels + 1) % 10, images, labels, None)
+
+    phases = [Phase(epochs, still, recording_step)]
+    options = dict(batch_size=BATCH, max_shift=max_shift, generator=torch.Generator())
+    return calls, list(train_epochs(phases, examples, **options))
+
+
+def test_an_epoch_sees_every_example_once(examples):
+    calls, _ = recorded_epochs(examples, epochs=2)
+    assert [len(labels) for _, labels in calls] == [10, 10, 5] * 2
+    for epoch in (calls[:3], calls[3:]):
+        seen = torch.cat([images for images, _ in epoch])
+        assert sorted(row.tolist() for row in seen) == sorted((row / 255).tolist() for row in examples.images)
+    assert not torch.equal(calls[0][0], calls[3][0])  # shuffled anew
+
+
+@pytest.mark.parametrize("negatives", ["hard", "uniform"])
+@pytest.mark.parametrize("method", ["supervised", "recurrent"])
+def test_negatives_are_drawn_as_asked(monkeypatch, method, negatives):
+    monkeypatch.setattr(methods.named(method), "step", lambda net, optimizer, draw, *batch: draw)
+    config = configured(method, f"training.negatives={negatives}")
+    assert phases_of(config, new_net(config))[0].step(None, None, None) is getattr(wrong_labels, negatives)
+
+
+def test_jitter_moves_the_images_that_are_trained_on(examples):
+    still, _ = recorded_epochs(examples)
+    moved, _ = recorded_epochs(examples, max_shift=2)
+
+    def sums(calls):
+        return sorted(round(255 * row.sum().item()) for images, _ in calls for row in images)
+
+    assert sums(still) == sorted(row.sum().item() for row in examples.images.long())
+    assert sum(ours != theirs for ours, theirs in zip(sums(still), sums(moved), strict=True)) > COUNT / 2
+
+
+def test_figures_are_means_over_examples(examples):
+    """Not over batches: the last one is smaller."""
+    _, (figures,) = recorded_epochs(examples)
+    layers = small_net(784, [20, 12]).layers
+    with torch.no_grad():
+        positive, negative = (
+            activities(layers, embed(examples.images / 255, one_hot(labels)), [None, None])
+            for labels in (examples.labels, (examples.labels + 1) % 10)
+        )
+    for index, width in enumerate((20, 12)):
+        G, of_negative = (all_h[index].square().sum(dim=1) for all_h in (positive, negative))
+        loss = -(torch.sigmoid(G - width).log() + torch.sigmoid(width - of_negative).log()) / 2
+        assert figures["loss"][index] == pytest.approx(loss.mean().item())
+        assert figures["pairs_ordered_wrongly"][index] == pytest.approx((of_negative >= G).float().mean().item())
+    # The read-out starts at zero and, with a rate of zero, stays there: ten classes alike.
+    assert figures["readout_loss"] == pytest.approx(torch.tensor(10.0).log().item())
+
+
+def test_learning_rates_follow_the_gain():
+    optimizer = optimizer_for(small_net(), learning_rate=0.5, readout_learning_rate=0.7)
+    set_gain(optimizer, 0.1)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.05, 0.07])
+
+
+def test_phases_follow_one_another(examples):
+    """Each with its own optimiser and its own rise and fall of the rates; taken up anywhere."""
+    calls = []
+
+    def phase(name: str, epochs: int) -> Phase:
+        optimizer = optimizer_for(small_net(), learning_rate=1.0)
+
+        def step(images, labels, generator):
+            calls.append((name, round(optimizer.param_groups[0]["lr"].item(), 6)))
+            return {name: torch.tensor(1.0), "loss": torch.zeros(0), "readout_loss": torch.tensor(0.0)}
+
+        return Phase(epochs, optimizer, step)
+
+    phases = [phase("first", 2), phase("none", 0), phase("last", 3)]
+    options = dict(batch_size=COUNT, max_shift=0, generator=torch.Generator())
+    expected = [("first", 1.0), ("first", 0.5), ("last", 1.0), ("last", 1.0), ("last", pytest.approx(1 / 3, abs=1e-6))]
+    for first_epoch in range(1, 7):
+        calls.clear()
+        figures = list(train_epochs(phases, examples, first_epoch=first_epoch, **options))
+        assert calls == expected[first_epoch - 1 :]
+        assert [of_epoch["gain"] for of_epoch in figures] == pytest.approx([rate for _, rate in calls], abs=1e-6)
+        assert all(name in of_epoch for of_epoch, (name, _) in zip(figures, calls, strict=True))
+
+
+def test_every_batch_is_trained_on_once_whether_replayed_or_not(monkeypatch):
+    """The bookkeeping of `GraphedUpdate`, with a stand-in for the CUDA graph where there is no GPU."""
+    seen, capturing = [], []
+
+    class Graph:
+        def register_generator_state(self, generator):
+            assert generator == "generator"
+
+        def replay(self):
+            update(graphed.batch)  # what was captured, with what is in the captured tensors now
+
+    @contextmanager
+    def capture(graph, stream):
+        capturing.append(graph)
+        yield
+        capturing.pop()
+
+    def update(batch):
+        if not capturing:  # a capture records and computes nothing
+            seen.append(batch.tolist())
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, stand_in in {
+        "CUDAGraph": Graph,
+        "graph": capture,
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": lambda stream: nullcontext(),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    graphed = GraphedUpdate(update, "generator")
+    batches = list(torch.arange(10 * (WARM_UPS + 3) + 4).split(10)) * 2  # the last of each epoch is smaller
+    for batch in batches:
+        graphed(batch)
+    assert seen == [batch.tolist() for batch in batches]
+
+
+def epochs_as(
+    way: str, examples: Examples, *overrides: str, batch_size: int, cuda_graph: bool = False
+) -> tuple[nn.Module, Iterator]:
+    """A net on the examples' device, and its epochs: three of every phase."""
+    readout_epochs = ["training.readout_epochs=3"] if configured(way).method == "unsupervised" else []
+    config = configured(way, "training.epochs=3", *readout_epochs, *overrides)
+    device = examples.labels.device
+    net, generator = new_net(config).to(device), torch.Generator(device).manual_seed(0)
+    options = dict(batch_size=batch_size, max_shift=1, generator=generator, cuda_graph=cuda_graph)
+    return net, train_epochs(phases_of(config, net), examples, **options)
+
+
+def assert_same_training(*both: tuple[nn.Module, Iterator]) -> None:
+    """After all their epochs, the nets are the same, and so are the figures."""
+    (ours, our_figures), (theirs, their_figures) = ((net, list(epochs)) for net, epochs in both)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert (a - b).norm() <= 1e-4 * b.norm()
+    for a, b in zip(our_figures, their_figures, strict=True):
+        for name in ("loss", "readout_loss"):  # and not the pairs, of which rounding may settle a near tie otherwise
+            assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-6)
+
+
+COMPILED = ["supervised", "unsupervised", "local receptive fields", "recurrent"]
+
+
+@pytest.mark.parametrize("way", COMPILED)
+def test_compiled_steps_train_as_they_do_otherwise(monkeypatch, examples, way):
+    """Traced and run without generated code, which takes long to compile."""
+    monkeypatch.setenv("CXX", sys.executable)  # nothing is generated for it
+    traced = Mock(side_effect=partial(compiling.compiled, backend="aot_eager"))
+    method = methods.named(configured(way).method)
+    monkeypatch.setattr(method, "compiled", traced)
+    size = BATCH if way == "supervised" else BATCH // 2  # the last batch is smaller, or as large as the others
+    both = (epochs_as(way, examples, f"training.compile={value}", batch_size=size) for value in (True, False))
+    assert_same_training(*both)
+    traced.assert_called_once_with(method.step, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("way", COMPILED)
+def test_without_a_compiler_that_is_said(monkeypatch, examples, way):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match=r"training\.compile=true: there is no no-such-compiler; install a C\+\+"):
+        epochs_as(way, examples, "training.compile=true", batch_size=BATCH)
+
+
+def test_what_a_gpu_needs_is_said(monkeypatch):
+    for found, what in ((None, "no Triton; pip install"), (True, r"no no-such-compiler; install a C compiler, .* CC$")):
+        monkeypatch.setattr(compiling, "find_spec", lambda name, found=found: found)
+        monkeypatch.setenv("CC", "no-such-compiler")
+        with pytest.raises(ConfigError, match=rf"training\.compile=true: there is {what}"):
+            compiling.compiled(supervised.step, torch.device("cuda"))
+
+
+@on_cuda
+@pytest.mark.parametrize("batch_size", [BATCH // 2, BATCH])  # the last one as large as the others, or smaller
+@every_way
+def test_a_cuda_graph_trains_as_single_launches_do(examples, way, batch_size):
+    both = (epochs_as(way, examples.to("cuda"), batch_size=batch_size, cuda_graph=graph) for graph in (True, False))
+    assert_same_training(*both)
+
+
+@on_cuda
+@every_way
+def test_the_host_never_waits_between_the_batches_of_an_epoch(monkeypatch, examples, way):
+    _, epochs = epochs_as(way, examples.to("cuda"), batch_size=BATCH)
+    next(epochs)  # what is done once only may wait
+
+    def watched(**options):
+        torch.cuda.set_sync_debug_mode("error")
+        yield from shuffled_batches(**options)
+        torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(src.training.epochs, "shuffled_batches", watched)
+    try:
+        next(epochs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def assert_near(ours: nn.Module, theirs: nn.Module, tolerance: float) -> None:
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert a.dtype == a.grad.dtype == torch.float32
+        # Biases have moved by little from zero, and the ReLU of few units may have been switched otherwise.
+        assert (a - b).norm() < tolerance * b.norm() * (3 if "bias" in name else 1), name
+
+
+@on_cuda
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.03)])
+@every_way
+def test_cuda_agrees_with_the_cpu(way, precision, tolerance):
+    precision = f"precision={precision}"
+    assert_near(updated(way, precision, device="cuda"), updated(way, precision), tolerance)
+
+
+@every_way
+def test_bf16_products_stay_near_fp32_and_keep_fp32_weights(way):
+    ours, theirs = updated(way, "precision=bf16"), updated(way)
+    assert_near(ours, theirs, 0.03)
+    assert all((a != b).any() for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+@every_way
+def test_a_saved_net_says_the_same(tmp_path, way):
+    trained, fresh = updated(way), new_net(configured(way, "seed=1"))
+    save_model(trained, tmp_path / "model.pt")
+    load_model(fresh, tmp_path / "model.pt")
+    for name, value in [*trained.named_parameters(), *trained.named_buffers()]:  # running means are buffers
+        assert torch.equal(fresh.state_dict()[name], value), name
+    images, _, _ = tensors(100, dim=784)
+    scores = methods.named(configured(way).method).scores
+    for (rule, ours), theirs in zip(scores(trained, images).items(), scores(fresh, images).values(), strict=True):
+        assert ours.shape == (len(images), 10) and torch.equal(ours, theirs), rule
+
+
+@pytest.mark.parametrize("way", ["recurrent", "backprop"])
+def test_one_hidden_layer_is_enough(examples, way):
+    net, epochs = epochs_as(way, examples, "model.hidden_dims=[30]", "training.epochs=20", batch_size=BATCH)
+    first, *_, last = epochs
+    assert last["readout_loss"] < first["readout_loss"] - 0.1
+    assert sum(last["loss"]) < 0.5 * sum(first["loss"]) or way == "backprop"
+    scores = methods.named(way).scores(net, examples.images / 255)
+    assert all(of_classes.shape == (COUNT, 10) and of_classes.isfinite().all() for of_classes in scores.values())

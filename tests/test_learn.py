@@ -1,0 +1,275 @@
+"""Learning without a backward pass, against autograd: every goodness and loss, every kind of layer, the read-out."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from nets import LAYER, WAYS, configured, optimizer_for, seen_by, tensors, update, updated
+
+from src import experiment, methods
+from src.config.values import choices
+from src.layers import goodness, losses
+from src.layers import layer as layer_module
+from src.layers.goodness import SLOPES
+from src.layers.layer import FFLayer
+from src.layers.local import LocalFFLayer
+from src.layers.readout import Readout
+from src.methods import recurrent
+from src.methods.recurrent import LayerState, RecurrentFFLayer
+
+PAIRS, ITERATIONS = 60, 3
+GOODNESSES, LOSSES = choices(goodness), choices(losses)
+every_goodness = pytest.mark.parametrize("goodness", GOODNESSES)
+every_loss = pytest.mark.parametrize("loss", LOSSES)
+every_kind = pytest.mark.parametrize("kind", ["dense", "local", "recurrent over the image", "recurrent between layers"])
+
+
+def matrix(layer: FFLayer) -> torch.Tensor:
+    """Its weights as those of a dense layer ([d_l, d_{l-1}])."""
+    if layer.weight.dim() == 2:
+        return layer.weight
+    locations, channels, _ = layer.weight.shape
+    below = layer.weight.shape[2] // layer.field**2
+    whole = torch.zeros(locations * channels, layer.side**2 * below)
+    for location, weight in enumerate(layer.weight):
+        seen = seen_by(location, round(locations**0.5), layer.side, below, layer.field, layer.stride)
+        whole[location * channels : (location + 1) * channels, seen] = weight
+    return whole
+
+
+def new_case(kind: str, **options) -> SimpleNamespace:
+    """A layer with a graph of its total inputs z and activities h at every iteration, made by plain operations, and
+    what its `learn` takes.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def normalised(count: int, width: int) -> torch.Tensor:
+        v = torch.randn(count, width, generator=generator)
+        return v / v.square().mean(dim=1, keepdim=True).sqrt()
+
+    options = LAYER | dict(peer_normalisation=0.5, peer_momentum=0.7) | options | dict(generator=generator)
+    if kind == "dense":
+        layer = FFLayer(12, 8, weight_std=0.4, **options)
+    elif kind == "local":  # 3 x 3 locations over 4 x 4 grid points of 3 channels
+        layer = LocalFFLayer(4, 3, field=2, stride=1, channels=2, weight_std=0.4, **options)
+    else:
+        layer = RecurrentFFLayer(12, 5, 8, weight_gain=1.0, damping=0.3, **options)
+    layer.bias.data.normal_(0, 0.3, generator=generator)
+    layer.mean_activity.uniform_(0, 2, generator=generator)
+    for parameter in layer.parameters():
+        parameter.grad = 0.01 * torch.randn(parameter.shape, generator=generator)
+    if not kind.startswith("recurrent"):
+        n = normalised(2 * PAIRS, matrix(layer).shape[1])
+        z = n @ matrix(layer).T + layer.bias
+        with torch.no_grad():
+            of_learn = n, layer(n)
+        return SimpleNamespace(layer=layer, z=[z], h=[z.relu()], of_learn=of_learn)
+    case = SimpleNamespace(layer=layer, z=[], h=[], of_learn=([],))
+    image = normalised(PAIRS, 12)
+    for _ in range(ITERATIONS):
+        below = image if "image" in kind else normalised(2 * PAIRS, 12)
+        above, before = normalised(2 * PAIRS, 5), torch.rand(2 * PAIRS, 8, generator=generator)
+        from_below = (below @ layer.weight.T).repeat(2 * PAIRS // len(below), 1)
+        z = from_below + above @ layer.top_down_weight.T + layer.bias
+        h = 0.3 * before + 0.7 * z.relu()
+        below, above = below.to(layer.matmul_dtype), above.to(layer.matmul_dtype)
+        case.of_learn[0].append(LayerState(below, above, z.relu().detach(), h.detach()))
+        case.z.append(z)
+        case.h.append(h)
+    return case
+
+
+def autograds(case: SimpleNamespace, goodness: str, loss: str, threshold: float, temperature: float) -> SimpleNamespace:
+    """The whole local loss of a layer, differentiated; to be called before it learns."""
+    G = torch.stack([GOODNESSES[goodness](h) for h in case.h])  # [T, 2B]
+    theta = threshold * case.h[0].shape[1]
+    of_pairs, *_ = LOSSES[loss](G[:, :PAIRS], G[:, PAIRS:], theta=theta, temperature=temperature)
+    positive_z, positive_h = (torch.stack(x)[:, :PAIRS].mean(dim=(0, 1)) for x in (case.z, case.h))
+    m = (0.7 * case.layer.mean_activity + 0.3 * positive_h).detach()
+    peer_normalisation = case.layer.peer_normalisation * ((m.mean() - m) * positive_z).sum()
+    parameters = list(case.layer.parameters())
+    gradients = torch.autograd.grad(of_pairs.mean() - peer_normalisation, parameters)
+    results = of_pairs.mean(dim=0).detach(), G.mean(dim=0).detach()  # over the iterations
+    return SimpleNamespace(results=results, mean_activity=m, gradients=gradients)
+
+
+def learn(layer: FFLayer, of_learn: tuple, share: float) -> tuple[tuple, list[torch.Tensor]]:
+    """What `learn` returns, and what it adds to the gradients."""
+    before = [parameter.grad.clone() for parameter in layer.parameters()]
+    with torch.no_grad():
+        results = layer.learn(*of_learn, share)
+    return results, [p.grad - g for p, g in zip(layer.parameters(), before, strict=True)]
+
+
+@every_kind
+@every_goodness
+@every_loss
+# At the low temperature the derivative of most cases vanishes.
+@pytest.mark.parametrize(("temperature", "threshold"), [(1.0, 1.0), (2.5, 0.5), (0.05, 0.8)])
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_layer_adds_its_share_of_the_gradient(monkeypatch, kind, goodness, loss, temperature, threshold, on_gpu):
+    if on_gpu:  # there, all cases enter the products
+        for module in (layer_module, recurrent):
+            monkeypatch.setattr(module, "significant", lambda sizes: None)
+    case = new_case(kind, goodness=goodness, loss=loss, temperature=temperature, threshold=threshold)
+    expected = autograds(case, goodness, loss, threshold, temperature)
+    results, added = learn(case.layer, case.of_learn, 0.3)
+    for ours, theirs in zip(results, expected.results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(case.layer.mean_activity, expected.mean_activity)
+    for ours, theirs in zip(added, expected.gradients, strict=True):
+        assert theirs.abs().max() > 1e-3
+        assert (ours - 0.3 * theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+@every_kind
+@every_goodness
+@every_loss
+def test_so_does_one_with_bf16_products_roughly(kind, goodness, loss):
+    case = new_case(kind, goodness=goodness, loss=loss, matmul_dtype=torch.bfloat16)
+    expected = autograds(case, goodness, loss, 1.0, 1.0)
+    results, added = learn(case.layer, case.of_learn, 1.0)
+    for ours, theirs in zip([*results, *added], [*expected.results, *expected.gradients], strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).norm() < 0.03 * theirs.norm()
+    rounded = [(ours - theirs).norm() / theirs.norm() for ours, theirs in zip(added, expected.gradients, strict=True)]
+    assert max(rounded) > 1e-5
+
+
+@every_kind
+@every_goodness
+@every_loss
+@pytest.mark.parametrize("peer_normalisation", [0.0, 0.5])
+def test_dead_units_are_revived_by_peer_normalisation_alone(kind, goodness, loss, peer_normalisation):
+    case = new_case(kind, goodness=goodness, loss=loss, peer_normalisation=peer_normalisation)
+    case.layer.bias.data[3] = -100.0
+    if kind.startswith("recurrent"):
+        case.of_learn = ([LayerState(b, a, drive * (torch.arange(8) != 3), h) for b, a, drive, h in case.of_learn[0]],)
+    else:
+        case.of_learn = (case.of_learn[0], case.layer(case.of_learn[0]).detach())
+    _, added = learn(case.layer, case.of_learn, 0.3)
+    m = case.layer.mean_activity
+    of_bias = dict(zip(dict(case.layer.named_parameters()), added, strict=True))["bias"]
+    assert of_bias[3].item() == pytest.approx(-0.3 * peer_normalisation * (m.mean() - m[3]).item(), rel=1e-4)
+    for of_parameter in added:
+        if peer_normalisation == 0:
+            assert not of_parameter.reshape(len(m), -1)[3].any()
+
+
+@every_loss
+@pytest.mark.parametrize("temperature", [1.0, 7.0])
+def test_the_derivatives_of_a_loss_are_those_of_what_it_returns(loss, temperature):
+    positive, negative = (10 * torch.randn(2, 3, 50, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    value, *derivatives = LOSSES[loss](positive, negative, theta=4.0, temperature=temperature)
+    assert value.shape == positive.shape
+    for ours, theirs in zip(derivatives, torch.autograd.grad(value.sum(), (positive, negative)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_the_logistic_loss_is_the_papers():
+    positive, negative = torch.tensor([-3.0, 0, 4, 9]), torch.tensor([5.0, 1, -2, 8])
+    p, q = (1 / (1 + torch.exp(-(G - 4) / 2)) for G in (positive, negative))
+    value, *_ = losses.logistic(positive, negative, theta=4.0, temperature=2.0)
+    torch.testing.assert_close(value, -(p.log() + (1 - q).log()) / 2)
+
+
+@every_goodness
+def test_goodness_and_its_slope(goodness):
+    h = torch.randn(9, 7, generator=torch.Generator().manual_seed(0)).relu()
+    value = GOODNESSES[goodness](h)
+    assert value.shape == (9,) and (value > 0).all()
+    h.requires_grad_()
+    (slope,) = torch.autograd.grad(GOODNESSES[goodness](h).sum(), h)
+    with torch.no_grad():
+        torch.testing.assert_close(new_case("dense", goodness=goodness).layer.slope(h), slope)
+
+
+def test_the_two_kinds_of_goodness_and_where_a_slope_is_written_out():
+    h = torch.tensor([[3.0, 0, 4]])
+    assert [goodness.sum_of_squares(h).item(), goodness.sum_of_activities(h).item()] == pytest.approx([25, 7])
+    assert goodness.sum_of_squares in SLOPES and set(SLOPES) <= set(GOODNESSES.values())
+
+
+def test_the_read_out_adds_its_share_of_the_gradient_of_the_cross_entropy():
+    generator = torch.Generator().manual_seed(0)
+    readout, features = Readout(7), torch.randn(9, 7, generator=generator)
+    readout.weight.data.normal_(generator=generator)
+    readout.weight.grad = torch.ones(10, 7)
+    labels = torch.arange(9) % 4
+    loss = F.cross_entropy(features @ readout.weight.T, labels)
+    (expected,) = torch.autograd.grad(loss, readout.weight)
+    with torch.no_grad():
+        ours = readout.learn(features, readout(features), labels, 0.3)
+    torch.testing.assert_close(ours, 9 * loss.detach())
+    torch.testing.assert_close(readout.weight.grad, 1 + 0.3 * expected)
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "backprop"])
+def test_what_learns_changes_its_own_gradients_and_nothing_else(way):
+    """Neither another layer's nor a read-out's; and the read-outs not the layers'."""
+    net, learned = experiment.new_net(configured(way)), []
+    optimizer = optimizer_for(net)
+
+    def watch(part: torch.nn.Module) -> None:
+        own, plain_learn = {id(parameter) for parameter in part.parameters()}, part.learn
+
+        def watched(*arguments):
+            before = copy.deepcopy([(p.data, p.grad) for p in net.parameters()])
+            results = plain_learn(*arguments)
+            for parameter, (value, gradient) in zip(net.parameters(), before, strict=True):
+                assert torch.equal(parameter, value)
+                assert torch.equal(parameter.grad, gradient) == (id(parameter) not in own)
+            learned.append(part)
+            return results
+
+        part.learn = watched
+
+    learning = [part for part in net.modules() if hasattr(part, "learn")]
+    for part in learning:
+        watch(part)
+    update(net, optimizer, 0)
+    assert len(learned) == len(set(learned)) == len(learning)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_step_needs_a_graph(monkeypatch, way):
+    def refuse(*arguments, **options):
+        raise AssertionError("autograd was asked for a gradient")
+
+    for module, name in ((torch.Tensor, "backward"), (torch.autograd, "backward"), (torch.autograd, "grad")):
+        monkeypatch.setattr(module, name, refuse)
+    net = experiment.new_net(configured(way))
+    figures = update(net, optimizer_for(net), 0)
+    assert not any(value.requires_grad for value in figures.values())
+
+
+@pytest.mark.parametrize("way", ["supervised", "unsupervised", "local receptive fields"])
+def test_a_layer_learns_the_same_whatever_is_above_it(way):
+    nets = [experiment.new_net(configured(way)) for _ in range(2)]
+    nets[1].layers[1].weight.data.mul_(3)
+    for name, parameter in nets[1].named_parameters():
+        if name.startswith("readout"):
+            parameter.data.normal_(generator=torch.Generator().manual_seed(1))
+    for net in nets:
+        optimizer = optimizer_for(net)
+        for seed in range(3):
+            update(net, optimizer, seed)
+    for ours, theirs in zip(*(net.layers[0].state_dict().values() for net in nets), strict=True):
+        assert torch.equal(ours, theirs)
+    assert not torch.equal(nets[0].layers[1].bias, nets[1].layers[1].bias)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_logits_are_not_rounded_to_bf16(way):
+    net, read = updated(way, "precision=bf16"), []
+    for part in net.modules():
+        if isinstance(part, Readout):
+            part.register_forward_hook(lambda part, inputs, logits: read.append((part.weight, *inputs, logits)))
+    methods.named(configured(way).method).scores(net, tensors(100, dim=784)[0])
+    assert read
+    for weight, features, logits in read:
+        torch.testing.assert_close(logits, F.linear(features, weight), rtol=1e-6, atol=1e-7)
+        for of_fp32 in (features, logits):
+            assert of_fp32.dtype == torch.float32 and not torch.equal(of_fp32, of_fp32.bfloat16().float())
