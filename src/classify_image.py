@@ -33,20 +33,17 @@ def headlines(scores: dict[str, Tensor]) -> dict[str, int]:
 def table(scores: dict[str, Tensor]) -> str:
     """What the net says of one image, as text: scores ([10]) by each layer's goodness and by the headline rules."""
     sources = {"goodness": "sum from G_2" if "goodness_all_layers" in scores else "sum", "one_pass": "read-out"}
-    columns = {"label": [str(label) for label in range(NUM_CLASSES)]}
     layers = [of_layer for rule, of_layer in scores.items() if rule.startswith("goodness_layer_")]
-    for layer, of_layer in enumerate(layers, start=1):
-        columns[f"G_{layer}"] = [f"{goodness:.1f}" for goodness in of_layer]
+    goodnesses = {f"G_{layer}": of_layer for layer, of_layer in enumerate(layers, start=1)}
     if "goodness" in scores:
-        columns[sources["goodness"]] = [f"{goodness:.1f}" for goodness in scores["goodness"]]
-    columns[sources["one_pass"]] = [f"{probability:.2f} %" for probability in 100 * scores["one_pass"].softmax(dim=0)]
-
-    widths = [max(map(len, [header, *cells])) for header, cells in columns.items()]
-    rows = zip(*([header, *cells] for header, cells in columns.items()), strict=True)
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        goodnesses[sources["goodness"]] = scores["goodness"]
+    columns = [["label", *map(str, range(NUM_CLASSES))]]
+    columns += [[name, *(f"{goodness:.1f}" for goodness in of_labels)] for name, of_labels in goodnesses.items()]
+    columns += [[sources["one_pass"], *(f"{percent:.2f} %" for percent in 100 * scores["one_pass"].softmax(dim=0))]]
+    aligned = [[cell.rjust(max(map(len, column))) for cell in column] for column in columns]
     chosen = {f"{HEADLINES[rule]} ({sources[rule]}):": label for rule, label in headlines(scores).items()}
-    width = max(map(len, chosen))
-    return "\n".join([*lines, *(f"{said.ljust(width)} {label}" for said, label in chosen.items())])
+    said = [f"{how.ljust(max(map(len, chosen)))} {label}" for how, label in chosen.items()]
+    return "\n".join([*map("  ".join, zip(*aligned, strict=True)), *said])
 
 
 def draw(original: Image.Image, pixels: Tensor, scores: dict[str, Tensor]) -> Figure:

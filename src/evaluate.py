@@ -16,7 +16,7 @@ from src.datasets.table import load_test
 from src.experiment import new_net, resuming
 from src.results.tables import errors_table
 from src.training.checkpoint import CheckpointError, load_model
-from src.training.device import resolve_device, resolve_precision
+from src.training.device import resolve_precision, use
 from src.training.log import read_result
 from src.training.validation import count_errors, scores_for
 
@@ -28,7 +28,7 @@ def load_trained(folder: Path, device: str = "auto") -> nn.Module:
         ConfigError: there is no model.pt (the run is not finished, or its net was not kept), or it is damaged or of
             another architecture.
     """
-    config, device = load_saved(folder), resolve_device(device)
+    config, device = load_saved(folder), use(device)
     config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
     net = new_net(config).to(device)
     if not (folder / "model.pt").is_file():
@@ -51,7 +51,7 @@ def tested(
         ConfigError, DataError: as `load_trained` and `load_test`.
     """
     config, net = load_saved(folder), load_trained(folder, device)
-    test = load_test(config.dataset, data_root or config.data.root, resolve_device(device))
+    test = load_test(config.dataset, data_root or config.data.root, use(device))
     scores = scores_for(methods.named(config.method).scores, net, test.images, config.evaluation.batch_size)
     return net, test, scores
 

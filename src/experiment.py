@@ -27,7 +27,7 @@ from src.training.checkpoint import (
     training_state,
     write_atomically,
 )
-from src.training.device import PRECISIONS, describe, resolve_device, resolve_precision
+from src.training.device import PRECISIONS, describe, resolve_precision, use
 from src.training.epochs import Diverged, Phase, train_epochs
 from src.training.log import RunLog, provenance, read_result, write_json
 from src.training.signals import Stopped, StopSignals
@@ -62,7 +62,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         raise ConfigError(taken)
     origin = provenance()  # of the code that is about to run, not of what the checkout becomes meanwhile
 
-    device = resolve_device(config.device)
+    device = use(config.device)
     # What it stands for is saved, so that it is the same when the run is resumed, on whatever machine.
     config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
     examples, validation, test = load(config.dataset, config.data.root, device, config.data.validation_images)

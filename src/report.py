@@ -10,18 +10,20 @@ import sys
 from pathlib import Path
 
 from src.config.loading import CONFIGS
+from src.results import tables
 from src.results.runs import gather
-from src.results.tables import (
-    comparison,
-    errors_by_layer,
-    errors_over_seeds,
-    experiments_table,
-    measured_on,
-    rows_of,
-    summary_csv,
-    two_sides,
-)
 from src.training.checkpoint import write_atomically
+
+
+def run_seconds(file: Path) -> dict[str, float]:
+    """{experiment: seconds of a whole run} of a file of results/speed. Raises SystemExit: it is none, or too old."""
+    try:
+        measured = json.loads(file.read_text(encoding="utf-8"))
+        return {row["experiment"]: row["run_seconds"] for row in measured.get("experiments", [])}
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {file} cannot be read: {error}")
+    except (AttributeError, KeyError, TypeError):
+        sys.exit(f"error: {file} does not say how long whole runs take (no run_seconds); measure it again")
 
 
 def main() -> None:
@@ -33,27 +35,24 @@ def main() -> None:
     output.add_argument("--compare", action="store_true", help="test two configurations for a difference (Welch)")
     parser.add_argument("--time", type=Path, metavar="FILE", help="of results/speed: how long the experiments take")
     arguments = parser.parse_args()
+    if arguments.time and not arguments.published:
+        parser.error("--time goes with --published")
     runs = gather(arguments.folders)
     if arguments.compare:
-        print(comparison(two_sides(runs)))
+        print(tables.comparison(tables.two_sides(runs)))
         return
-    rows = rows_of(runs)
+    rows = tables.rows_of(runs)
     if arguments.published:
         experiments = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
-        try:
-            speed = json.loads(arguments.time.read_text(encoding="utf-8")) if arguments.time else None
-        except (OSError, ValueError) as error:
-            sys.exit(f"error: {arguments.time} cannot be read: {error}")
-        print(experiments_table(rows, experiments, speed))
+        print(tables.experiments_table(rows, experiments, run_seconds(arguments.time) if arguments.time else {}))
         return
-    by_layer = errors_by_layer(rows)
-    print("\n\n".join(filter(None, [errors_over_seeds(rows), by_layer, measured_on(rows)])))
+    shown = [tables.errors_over_seeds(rows), tables.errors_by_layer(rows), tables.measured_on(rows)]
+    print("\n\n".join(filter(None, shown)))
     if arguments.csv:
         try:
-            write_atomically(arguments.csv, summary_csv(rows).encode())
+            write_atomically(arguments.csv, tables.summary_csv(rows).encode())
         except (OSError, ValueError) as error:  # ValueError: "." and "/" are not names of files
-            reason = error.strerror if isinstance(error, OSError) else error
-            sys.exit(f"error: {arguments.csv} cannot be written: {reason}")
+            sys.exit(f"error: {arguments.csv} cannot be written: {getattr(error, 'strerror', error)}")
 
 
 if __name__ == "__main__":

@@ -566,7 +566,7 @@ def test_the_command_line_trains_on_them_and_compares_with_nothing_published(own
 @pytest.mark.parametrize(
     ("changed", "overrides", "words"),
     [
-        ({FILES[2]: None}, "", ["your own files are not fetched", "/own:", *FILES]),
+        ({FILES[2]: None}, "", [f"/own lacks {FILES[2]}: ", "they are not fetched"]),
         ({FILES[3]: idx(np.full(20, 10, np.uint8))}, "", [f"{FILES[3]} should hold labels from 0 to 9; there is a 10"]),
         ({FILES[1]: idx(np.zeros(29, np.uint8))}, "", [f"{FILES[0]} and {FILES[1]} should hold as many images as lab"]),
         ({FILES[0]: b"PK"}, "", [f"own/{FILES[0]} is no IDX file of uint8 images or labels"]),

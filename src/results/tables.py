@@ -3,24 +3,14 @@
 import csv
 import io
 import sys
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter
 from itertools import groupby
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from src import methods
-from src.results.runs import (
-    Run,
-    differing,
-    errors_by_rule,
-    experiment_values,
-    grouped,
-    one_a_seed,
-    percent_wrong,
-    processor_and_threads,
-    published_for,
-)
+from src.config.loading import METHODS
+from src.results.runs import Run, differing, errors_by_rule, experiment_values, grouped, one_a_seed, percent_wrong
 from src.training.log import HEADLINES, clock, headline
 
 if TYPE_CHECKING:
@@ -45,22 +35,11 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 def net_name(hidden_dims: list[int]) -> str:
     """[1000, 1000, 1000] -> "3 x 1000"; [500, 300] -> "500-300"."""
-    if len(set(hidden_dims)) == 1:
-        return f"{len(hidden_dims)} x {hidden_dims[0]}"
-    return "-".join(map(str, hidden_dims))
+    alike = len(set(hidden_dims)) == 1
+    return f"{len(hidden_dims)} x {hidden_dims[0]}" if alike else "-".join(map(str, hidden_dims))
 
 
 # --- One run --------------------------------------------------------------------------------------------------------
-
-
-def layers_line(result: dict[str, Any]) -> str:
-    """A line on the errors by each layer alone and by all layers; empty where the method has no such rules."""
-    errors = percent_wrong(result)
-    rule = headline(errors)
-    kinds = {f"{rule}_layer_{layer}": f"layer {layer} alone" for layer in range(1, len(result["hidden_dims"]) + 1)}
-    kinds |= {f"{rule}_all_layers": "all layers", f"{rule}_all_iterations": "all layers at all iterations"}
-    parts = [f"{what} {errors[kind]:.2f}" for kind, what in kinds.items() if kind in errors]
-    return f"Test error (%) by {BY[rule]} of {', '.join(parts)}.\n" if parts else ""
 
 
 def result_table(result: dict[str, Any]) -> str:
@@ -68,13 +47,19 @@ def result_table(result: dict[str, Any]) -> str:
 
     Published errors are of MNIST, so that they stand beside runs on MNIST alone.
     """
-    errors = {rule: f"{error:.2f}" for rule, error in percent_wrong(result).items() if rule in HEADLINES}
+    percent = percent_wrong(result)
+    errors = {rule: f"{error:.2f}" for rule, error in percent.items() if rule in HEADLINES}
     mnist = result["dataset"] == "mnist"
     name = f"this run ({result['name']}{'' if mnist else ', on ' + result['dataset']})"
     rows = [(name, net_name(result["hidden_dims"]), str(result["epochs"]), errors)]
     if mnist:
         published = methods.named(result["method"]).PUBLISHED
         rows += [(row.source, row.net, row.epochs, {row.rule: row.error}) for row in published]
+    main = headline(percent)
+    kinds = {f"{main}_layer_{layer}": f"layer {layer} alone" for layer in range(1, len(result["hidden_dims"]) + 1)}
+    kinds |= {f"{main}_all_layers": "all layers", f"{main}_all_iterations": "all layers at all iterations"}
+    of_layers = [f"{what} {percent[kind]:.2f}" for kind, what in kinds.items() if kind in percent]
+    by_layer = f"Test error (%) by {BY[main]} of {', '.join(of_layers)}.\n" if of_layers else ""
     first, *others = [HEADLINES[rule] for rule in errors]
     then = f" and {result['readout_epochs']} of the read-outs alone" if result["readout_epochs"] else ""
     table = markdown(
@@ -82,8 +67,7 @@ def result_table(result: dict[str, Any]) -> str:
         [[*row, *(of_row.get(rule, "-") for rule in errors)] for *row, of_row in rows],
     )
     return (
-        f"\n{table}\n\n"
-        f"{layers_line(result)}"
+        f"\n{table}\n\n{by_layer}"
         f"Trained on {result['train_images']:,} images of {result['dataset']}, {result['epochs']} epoch(s){then}, "
         f"seed {result['seed']}, {result['precision']} on {result['device']} ({result['hardware']}): "
         f"{clock(result['train_seconds'])} of training, {result['seconds_per_epoch']:.2f} s an epoch. "
@@ -113,17 +97,14 @@ def ranges(numbers: list[int]) -> str:
     return ", ".join(parts)
 
 
-def hardware_of(runs: list[Run]) -> str:
-    """ "AMD EPYC, 1 thread"; "AMD EPYC, 1-3, 8 threads" where the runs on one processor had different numbers."""
-    names = sorted({run.result["hardware"] for run in runs})
-    if len(names) == 1:
-        return names[0]
-    threads = sorted(processor_and_threads(name)[1] for name in names)
-    return f"{runs[0].result['processor']}, {ranges(threads)} threads"
+def published_for(experiment: str) -> methods.Published | None:
+    """What was published of an experiment, if anything was."""
+    every = (published for method in METHODS for published in methods.named(method).PUBLISHED)
+    return next((published for published in every if published.experiment == experiment), None)
 
 
 def summarise_runs(runs: list[Run]) -> dict[str, Any]:
-    """A row of a table, unformatted: runs of one configuration over its seeds.
+    """A row of a table, unformatted: runs of one configuration, precision and processor over its seeds.
 
     "changed" are the values that are not those of the experiment which the runs are named after or, without such an
     experiment, the defaults of their method. "seconds_per_epoch" is the median.
@@ -132,23 +113,20 @@ def summarise_runs(runs: list[Run]) -> dict[str, Any]:
 
     first, values = runs[0].result, runs[0].values
     of_experiment = experiment_values(first["name"])
-    as_experiment = values == of_experiment
+    threads = sorted({run.result["threads"] for run in runs})
+    several = f"{first['processor']}, {ranges(threads)} threads"
     return {
-        "run": first["name"],
-        "method": first["method"],
-        "net": net_name(first["hidden_dims"]),
-        "epochs": first["epochs"],
-        "images": first["train_images"],
+        "run": first["name"], "method": first["method"], "net": net_name(first["hidden_dims"]),
+        "epochs": first["epochs"], "images": first["train_images"],
         "changed": differing(values, of_experiment or {}, IN_COLUMNS),
         "seeds": [run.result["seed"] for run in runs],
         "errors": {rule: summarise(errors) for rule, errors in errors_by_rule(runs).items()},
-        "as_experiment": as_experiment,
-        "published": published_for(first["name"]) if as_experiment else None,
-        "precision": first["precision"],
-        "processor": first["processor"],
-        "hardware": hardware_of(runs),
+        "as_experiment": values == of_experiment,
+        "published": published_for(first["name"]) if values == of_experiment else None,
+        "precision": first["precision"], "processor": first["processor"],
+        "hardware": several if len(threads) > 1 else first["hardware"],
         "seconds_per_epoch": median(run.result["seconds_per_epoch"] for run in runs),
-    }
+    }  # fmt: skip
 
 
 def rows_of(runs: list[Run]) -> list[dict[str, Any]]:
@@ -156,107 +134,79 @@ def rows_of(runs: list[Run]) -> list[dict[str, Any]]:
     return [summarise_runs(one_a_seed(group)) for group in grouped(runs, "precision", "processor")]
 
 
-def mean_and_deviation(summary: "Summary | None") -> str:
-    """ "1.42 ± 0.03" for several values, "1.42" for one, "-" for none."""
-    if summary is None:
-        return "-"
-    return f"{summary.mean:.2f}" + (f" ± {summary.std:.2f}" if summary.n > 1 else "")
-
-
-def with_interval(summary: "Summary | None") -> str:
-    """ "1.42 ± 0.03 [1.35, 1.49]" for several values, "1.42" for one, "-" for none."""
-    interval = f" [{summary.low:.2f}, {summary.high:.2f}]" if summary and summary.n > 1 else ""
-    return mean_and_deviation(summary) + interval
+def with_spread(summary: "Summary | None", interval: bool = False) -> str:
+    """ "1.42 ± 0.03" of several values, or "1.42 ± 0.03 [1.35, 1.49]"; "1.42" of one, "-" of none."""
+    if summary is None or summary.n == 1:
+        return f"{summary.mean:.2f}" if summary else "-"
+    limits = f" [{summary.low:.2f}, {summary.high:.2f}]" if interval else ""
+    return f"{summary.mean:.2f} ± {summary.std:.2f}{limits}"
 
 
 def names_of(rows: list[dict[str, Any]]) -> list[str]:
     """What to call each row: its run, what is changed, and what else tells it apart from other rows of that name."""
     names = [", ".join(filter(None, [row["run"], row["changed"]])) for row in rows]
     for key, words in TOLD_APART_BY.items():
-        found = defaultdict(set)
-        for name, row in zip(names, rows, strict=True):
-            found[name].add(row[key])
-        names = [
-            name + (f", {words.format(row[key])}" if len(found[name]) > 1 else "")
-            for name, row in zip(names, rows, strict=True)
-        ]
+        pairs = [(name, words.format(row[key])) for name, row in zip(names, rows, strict=True)]
+        kinds = Counter(name for name, _ in set(pairs))
+        names = [f"{name}, {kind}" if kinds[name] > 1 else name for name, kind in pairs]
     return names
 
 
-def formatted(rows: list[dict[str, Any]], cells_of: Callable[[dict[str, Any]], dict[str, str]]) -> str:
-    """A Markdown table of `rows`, empty if there are none; `cells_of` makes the cells beside a row's name."""
-    lines = [{"run": name} | cells_of(row) for name, row in zip(names_of(rows), rows, strict=True)]
-    return markdown(list(lines[0]), [list(cells.values()) for cells in lines]) if lines else ""
+def table_of(rows: list[dict[str, Any]], header: list[str], cells: list[list[str]]) -> str:
+    """A Markdown table of `rows`, a name and `cells` each, with this `header`; empty if there are none."""
+    lines = [[name, *of_row] for name, of_row in zip(names_of(rows), cells, strict=True)]
+    return markdown(["run", *header], lines) if lines else ""
 
 
 def errors_over_seeds(rows: list[dict[str, Any]]) -> str:
     """The test errors by both headline rules."""
-    return formatted(
-        rows,
-        lambda row: {
-            "net": row["net"],
-            "epochs": str(row["epochs"]),
-            "images": f"{row['images']:,}",
-            "seeds": ranges(row["seeds"]),
-            "% by goodness": mean_and_deviation(row["errors"].get("goodness")),
-            "% in one pass": mean_and_deviation(row["errors"].get("one_pass")),
-        },
-    )
+    cells = []
+    for row in rows:
+        errors = [with_spread(row["errors"].get(rule)) for rule in HEADLINES]
+        cells.append([row["net"], str(row["epochs"]), f"{row['images']:,}", ranges(row["seeds"]), *errors])
+    return table_of(rows, ["net", "epochs", "images", "seeds", *(f"% {how}" for how in HEADLINES.values())], cells)
 
 
 def errors_by_layer(rows: list[dict[str, Any]]) -> str:
-    """The test errors by single layers and by all of them, by the first rule that a run has."""
-
-    def cells(row: dict[str, Any]) -> dict[str, str]:
-        rule, errors = headline(row["errors"]), row["errors"]
-        alone = {f"layer {layer}": errors.get(f"{rule}_layer_{layer}") for layer in range(1, 5)}
+    """The test errors by single layers (four columns, or as many as there are) and by all, by a run's first rule."""
+    rows = [row for row in rows if f"{headline(row['errors'])}_layer_1" in row["errors"]]
+    numbers = [int(rule.rpartition("_")[2]) for row in rows for rule in row["errors"] if "_layer_" in rule]
+    layers = range(1, max([4, *numbers]) + 1)
+    cells = []
+    for errors in (row["errors"] for row in rows):
+        rule = headline(errors)
         of_all = errors.get(f"{rule}_all_layers") or errors.get(f"{rule}_all_iterations")
-        summaries = alone | {"all": of_all}
-        return {"by": BY[rule]} | {name: mean_and_deviation(summary) for name, summary in summaries.items()}
-
-    return formatted([row for row in rows if f"{headline(row['errors'])}_layer_1" in row["errors"]], cells)
+        summaries = [*(errors.get(f"{rule}_layer_{layer}") for layer in layers), of_all]
+        cells.append([BY[rule], *map(with_spread, summaries)])
+    return table_of(rows, ["by", *(f"layer {layer}" for layer in layers), "all"], cells)
 
 
 def measured_on(rows: list[dict[str, Any]]) -> str:
     """What the runs were computed on, and the 95 % interval of their mean error by the first rule that they have."""
-    return formatted(
-        rows,
-        lambda row: {
-            "precision": row["precision"],
-            "hardware": row["hardware"],
-            "rule": headline(row["errors"]).replace("_", " "),
-            "% [95 % interval of the mean]": with_interval(row["errors"][headline(row["errors"])]),
-        },
-    )
+    cells = []
+    for row in rows:
+        rule = headline(row["errors"])
+        spread = with_spread(row["errors"][rule], interval=True)
+        cells.append([row["precision"], row["hardware"], rule.replace("_", " "), spread])
+    return table_of(rows, ["precision", "hardware", "rule", "% [95 % interval of the mean]"], cells)
 
 
-def experiments_table(rows: list[dict[str, Any]], experiments: list[str], speed: dict[str, Any] | None = None) -> str:
+def experiments_table(rows: list[dict[str, Any]], experiments: list[str], seconds: dict[str, float]) -> str:
     """Every experiment, with what was published and what was reached with exactly its values; "-" where nothing was.
 
-    Runs with another precision or on another processor are further lines.
-
-    Args:
-        speed: a file of results/speed, for the time of a whole run on that machine with nothing beside it.
+    Runs with another precision or on another processor are further lines. `seconds`: of a whole run, by experiment.
     """
-    seconds = {row["experiment"]: row["run_seconds"] for row in (speed or {}).get("experiments", [])}
     lines = []
     for name in experiments:
         published, section = published_for(name), methods.named(experiment_values(name)["method"]).SECTION
-        rule = published.rule if published else None
-        of_paper = f"{published.error} {HEADLINES[rule]}" if published else "-"
+        of_paper = [section, f"{published.error} {HEADLINES[published.rule]}"] if published else ["-", "-"]
+        time = duration(seconds[name]) if name in seconds else "-"
         reached = [row for row in rows if row["run"] == name and row["as_experiment"]]
         for row, its_name in zip(reached or [None], names_of(reached) or [name], strict=True):
-            of_row = row["errors"].get(rule or headline(row["errors"])) if row else None
-            cells = {
-                "experiment": f"`{name}`{its_name.removeprefix(name)}",
-                "section": section if published else "-",
-                "published": of_paper,
-                "here": mean_and_deviation(of_row),
-                "n": str(of_row.n) if of_row else "0",
-                "time": duration(seconds[name]) if name in seconds else "-",
-            }
-            lines.append(list(cells.values()))
-    return markdown(list(cells), lines)
+            here = row["errors"].get(published.rule if published else headline(row["errors"])) if row else None
+            n = str(here.n) if here else "0"
+            lines.append([f"`{name}`{its_name.removeprefix(name)}", *of_paper, with_spread(here), n, time])
+    return markdown(["experiment", "section", "published", "here", "n", "time"], lines)
 
 
 def duration(seconds: float) -> str:
@@ -268,19 +218,17 @@ def duration(seconds: float) -> str:
 
 def summary_csv(rows: list[dict[str, Any]]) -> str:
     """`rows_of` as CSV: errors in percent, seeds with blanks between, empty where there is no value."""
-    formatted_rows = []
+    lines = []
     for row in rows:
-        published = row["published"]
-        cells = row | {"seeds": " ".join(map(str, row["seeds"]))}
-        cells["published"] = published and f"{published.error} {HEADLINES[published.rule]}"
+        published = row["published"] and f"{row['published'].error} {HEADLINES[row['published'].rule]}"
+        cells = row | {"seeds": " ".join(map(str, row["seeds"])), "published": published}
         for rule, summary in cells.pop("errors").items():
             cells |= {f"{rule}_{name}": value for name, value in summary._asdict().items()}
-        formatted_rows.append(cells)
+        lines.append(cells)
     text = io.StringIO()
-    columns = dict.fromkeys(column for cells in formatted_rows for column in cells)
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, dict.fromkeys(column for cells in lines for column in cells), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(formatted_rows)
+    writer.writerows(lines)
     return text.getvalue()
 
 
@@ -299,9 +247,8 @@ def two_sides(runs: list[Run]) -> dict[str, list[Run]]:
     groups = grouped(runs, *by)
     if len(groups) != 2:
         found = "; ".join(
-            f"{group[0].result['name']} ({differing(group[0].values, {}, ('name',)) or 'the defaults'}), "
-            f"as in {group[0].folder}"
-            for group in groups
+            f"{run.result['name']} ({differing(run.values, {}, ('name',)) or 'the defaults'}), as in {run.folder}"
+            for run, *_ in groups
         )
         sys.exit(
             f"error: --compare takes two configurations, not {len(groups)}: {found}. "
@@ -331,21 +278,19 @@ def comparison(sides: dict[str, list[Run]]) -> str:
     rows, sentences = [], []
     for rule, what in HEADLINES.items():
         samples = {name: of_side[rule] for name, of_side in of_sides.items() if rule in of_side}
-        means = [with_interval(summarise(samples[name])) if name in samples else "-" for name in sides]
-        test = welch(*samples.values()) if len(samples) == 2 else None
+        means = [with_spread(summarise(samples[name]) if name in samples else None, interval=True) for name in sides]
         tested = ["-"] * 4
-        if test:
-            difference = f"{test.difference:.2f} [{test.low:.2f}, {test.high:.2f}]"
-            tested = [difference, f"{test.t:.2f}", f"{test.df:.1f}", f"{test.p:.2g}"]
+        if len(samples) == 2:
+            test = welch(*samples.values())
+            sentences.append(f"{what}: {verdict(samples, test)}")
+            if test:
+                difference = f"{test.difference:.2f} [{test.low:.2f}, {test.high:.2f}]"
+                tested = [difference, f"{test.t:.2f}", f"{test.df:.1f}", f"{test.p:.2g}"]
         if samples:
             rows.append([what, *means, *tested])
-        if len(samples) == 2:
-            sentences.append(f"{what}: {verdict(samples, test)}")
     for key in ("hardware", "precision"):
-        if any(f"{key}=" in name for name in sides):
-            continue
         used = {name: sorted({run.result[key] for run in runs}) for name, runs in sides.items()}
-        if len(set().union(*used.values())) > 1:
+        if len(set().union(*used.values())) > 1 and not any(f"{key}=" in name for name in sides):
             sentences.append(f"{key} differs: " + "; ".join(f"'{name}' {', '.join(v)}" for name, v in used.items()))
     header = ["test error (%)", *sides, "first - second", "t", "degrees of freedom", "p"]
     return "\n".join([markdown(header, rows), "", *sentences])

@@ -70,6 +70,14 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return "bf16" if native else "fp32"
 
 
+def use(name: str) -> torch.device:
+    """`resolve_device`, and a CUDA device is the current one from now on, which streams and graphs are made for."""
+    device = resolve_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)
+    return device
+
+
 def synchronise(device: torch.device) -> None:
     """Waits until the device has done all it was given, so that the clock can be read."""
     if device.type in ("cuda", "mps"):
