@@ -47,8 +47,7 @@ def tested(
 ) -> tuple[nn.Module, Examples, dict[str, Tensor]]:
     """The net of the finished run in `folder`, the test images, and its scores for them by every way to classify.
 
-    Raises:
-        ConfigError, DataError: as `load_trained` and `load_test`.
+    Raises ConfigError and DataError as `load_trained` and `load_test` do.
     """
     config, net = load_saved(folder), load_trained(folder, device)
     test = load_test(config.dataset, data_root or config.data.root, use(device))
@@ -63,24 +62,17 @@ def evaluate(folder: Path, device: str = "auto", data_root: str | None = None) -
         "test_errors", counts by every way to classify on the "test_images"; "test_errors_before", those in result.json
         (empty where there is none).
 
-    Raises:
-        ConfigError, DataError: as `tested`; or result.json is damaged.
+    Raises ConfigError and DataError as `tested` does, and ConfigError if result.json is damaged.
     """
     try:
         before = read_result(folder) if (folder / "result.json").is_file() else {}
     except ValueError as error:
-        raise ConfigError(
-            f"{folder / 'result.json'} is damaged ({error}); without it, the net can be tested"
-        ) from error
+        path = folder / "result.json"
+        raise ConfigError(f"{path} is damaged ({error}); without it, the net can be tested") from error
     _, test, scores = tested(folder, device, data_root)
-    prefix = "test_errors_"
-    return {
-        "test_images": len(test),
-        "test_errors": count_errors(scores, test),
-        "test_errors_before": {
-            key.removeprefix(prefix): count for key, count in before.items() if key.startswith(prefix)
-        },
-    }
+    errors = count_errors(scores, test)
+    known = {rule: before[f"test_errors_{rule}"] for rule in errors if f"test_errors_{rule}" in before}
+    return {"test_images": len(test), "test_errors": errors, "test_errors_before": known}
 
 
 def main() -> None:

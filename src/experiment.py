@@ -90,17 +90,13 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         **{f"test_errors_{rule}": count for rule, count in errors.items()},
         "test_images": len(test),
         "train_images": len(examples),
-        "name": config.name,
-        "method": config.method,
-        "dataset": config.dataset,
+        **{key: getattr(config, key) for key in ("name", "method", "dataset", "seed", "precision")},
         "hidden_dims": list(config.model.hidden_dims),
         "epochs": epochs[0],
         "readout_epochs": sum(epochs[1:]),  # of the phases after the first, which are of read-outs alone
-        "seed": config.seed,
         "device": device.type,
         "hardware": describe(device),
         "threads": torch.get_num_threads(),
-        "precision": config.precision,
         "train_seconds": seconds,
         "seconds_per_epoch": seconds / sum(epochs),
         **origin,
@@ -116,11 +112,8 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
 
 def new_net(config: Config) -> nn.Module:
     """The net of `config`, whose precision is resolved, with initial weights from `config.seed`, on the CPU."""
-    return methods.named(config.method).new_net(
-        **vars(config.model),
-        generator=torch.Generator().manual_seed(config.seed),
-        matmul_dtype=PRECISIONS[config.precision],
-    )
+    options = {"generator": torch.Generator().manual_seed(config.seed), "matmul_dtype": PRECISIONS[config.precision]}
+    return methods.named(config.method).new_net(**vars(config.model), **options)
 
 
 def phases_of(config: Config, net: nn.Module) -> list[Phase]:

@@ -603,6 +603,25 @@ def test_epochs_without_losses_of_layers_are_told_by_the_cross_entropy(tmp_path,
 # --- Names ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("pairs", "readout_loss", "told"),
+    [
+        ([0.2, 0.7, 1.0], 9.0, "layer 2 tells positives from negatives no better than chance; a lower training."),
+        ([1.0, 1.0], 9.0, "layer 1 has fallen silent; a lower training.learning_rate may help"),
+        ([0.1, 0.2], 2.31, "the read-out is no better than chance; a lower training.readout_learning_rate may help"),
+        ([], 2.31, "the read-out is no better than chance; a lower training.learning_rate may help"),
+        ([0.1, 0.2], 0.1, None),
+    ],
+)
+def test_a_net_that_learns_nothing_is_told_once_with_layer_and_key(tmp_path, caplog, pairs, readout_loss, told):
+    with RunLog(tmp_path, 9) as run_log:
+        for epoch in range(1, 6):
+            figures = {"loss": [1.0] * len(pairs), "pairs_ordered_wrongly": pairs, "readout_loss": readout_loss}
+            run_log.epoch({"epoch": epoch, "gain": 1.0, **figures})
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == bool(told) and all(line.startswith(f"epoch 3: {told}") for line in warnings)
+
+
 def test_names():
     seeds = {"0-4": [0, 1, 2, 3, 4], "0, 2": [0, 2], "0, 1, 5-7, 9": [0, 1, 5, 6, 7, 9]}
     assert [ranges(numbers) for numbers in seeds.values()] == list(seeds)

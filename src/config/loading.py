@@ -83,10 +83,7 @@ def _checked(values: DictConfig) -> Config:
 
 
 def check_sizes(config: Config, images: int) -> None:
-    """
-    Raises:
-        ConfigError: a training file of so many images cannot be shared out to validation and batches as `config` says.
-    """
+    """Raises ConfigError if so many images cannot be shared out to validation and batches as `config` says."""
     held_out, size = config.data.validation_images, config.training.batch_size
     smallest = methods.named(config.method).SMALLEST_BATCH
     training = images - held_out
@@ -95,10 +92,8 @@ def check_sizes(config: Config, images: int) -> None:
     if size > training:
         raise ConfigError(f"training.batch_size={size}: must be at most the number of training images, {training}")
     if size < smallest or 0 < training % size < smallest:
-        raise ConfigError(
-            f"training.batch_size={size}: leaves a batch of one of {training} training images, "
-            f"and method={config.method} needs {smallest}"
-        )
+        rule = f"leaves a batch of one of {training} training images, and method={config.method} needs {smallest}"
+        raise ConfigError(f"training.batch_size={size}: {rule}")
 
 
 def load_saved(folder: Path, overrides: Sequence[str] = ()) -> Config:
@@ -131,10 +126,8 @@ def load_saved(folder: Path, overrides: Sequence[str] = ()) -> Config:
         if name in MAY_DIFFER:
             OmegaConf.update(values, name, OmegaConf.select(composed(*groups, override), name))
         elif name != "resume":
-            raise ConfigError(
-                f"{override}: could change the result of the run in {folder}; "
-                f"with resume=, only {', '.join(MAY_DIFFER)} may be given"
-            )
+            rule = f"with resume=, only {', '.join(MAY_DIFFER)} may be given"
+            raise ConfigError(f"{override}: could change the result of the run in {folder}; {rule}")
     return _checked(values)
 
 

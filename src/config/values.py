@@ -61,11 +61,7 @@ def widths(*, at_least: int, reason: str) -> Any:
 
 
 def check(values: Any, prefix: str = "") -> None:
-    """
-    Raises:
-        ConfigError: a field of the dataclass `values`, or of one within it, breaks its rule, or they do not fit
-            (`check_together`).
-    """
+    """Raises ConfigError if a field of `values`, or of a dataclass in it, breaks its rule, or fields do not fit."""
     for its_field in fields(values):
         key, value = prefix + its_field.name, getattr(values, its_field.name)
         if is_dataclass(value):

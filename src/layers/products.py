@@ -8,7 +8,6 @@ from torch import Tensor
 torch.set_float32_matmul_precision("highest")
 
 NO_GRADIENT = 1e-10  # of the largest in the batch: beyond what fp32 resolves, even from hundreds of cases together
-
 # Of few cases the product is cheap, and in fp32 it is added in place; in bf16 it is written, widened and then added.
 FEW_CASES = 96
 
@@ -40,11 +39,13 @@ def add_outer(grad: Tensor, dz: Tensor, x: Tensor, dtype: torch.dtype) -> None:
 
     With a dimension before those, one product for each of its indices.
     """
-    (_add_outer_op if torch.compiler.is_compiling() else _add_outer)(grad, dz, x, dtype)
+    batched = torch.compiler.is_compiling() and grad.dim() == 3
+    (_add_outer_op if batched else _add_outer)(grad, dz, x, dtype)
 
 
 def _add_outer(grad: Tensor, dz: Tensor, x: Tensor, dtype: torch.dtype) -> None:
-    if dz.shape[-2] <= FEW_CASES and not grad.is_cuda:
+    # A compiled graph has no branch that depends on the number of cases.
+    if not torch.compiler.is_compiling() and dz.shape[-2] <= FEW_CASES and not grad.is_cuda:
         dtype = grad.dtype
     dz, x = dz.to(dtype), x.to(dtype)
     add_product = torch.addmm if grad.dim() == 2 else torch.baddbmm
@@ -56,6 +57,5 @@ def _add_outer(grad: Tensor, dz: Tensor, x: Tensor, dtype: torch.dtype) -> None:
         grad.add_(dz.mT @ x)
 
 
-# A compiled graph has no branch that depends on the number of cases. So this one stays outside of it, and a compiled
-# run makes the same product in the same precision.
+# Inductor makes no batched product of a number of cases that is not known beforehand: it stays outside of the graph.
 _add_outer_op = torch.library.custom_op("forward_forward::add_outer", _add_outer, mutates_args=("grad",))

@@ -9,12 +9,9 @@ from src.layers.layer import FFLayer, length_normalise
 
 
 def dense_layers(input_dim: int, hidden_dims: Sequence[int], *, weight_scale: str, **options) -> list[FFLayer]:
-    """Fully connected hidden layers 1..L.
+    """Fully connected hidden layers 1..L of widths d_1..d_L = `hidden_dims` over d_0 = `input_dim` inputs.
 
-    Args:
-        input_dim, hidden_dims: d_0 and d_1..d_L.
-        weight_scale: "fan_in" for W_l ~ N(0, 1 / d_{l-1}), "fan_out" for N(0, 1 / d_l).
-        options: passed on to every `FFLayer`.
+    `weight_scale`: "fan_in" for W_l ~ N(0, 1 / d_{l-1}), "fan_out" for N(0, 1 / d_l); `options` are those of `FFLayer`.
     """
     dims = list(pairwise([input_dim, *hidden_dims]))
     fans = [fan_in if weight_scale == "fan_in" else fan_out for fan_in, fan_out in dims]

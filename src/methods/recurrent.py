@@ -38,11 +38,9 @@ class Model(LayerModel):
     first_learning_iteration: int = number(at_least=1)
 
     def check_together(self) -> None:
-        if self.first_learning_iteration > self.iterations:
-            raise ConfigError(
-                f"model.first_learning_iteration={self.first_learning_iteration}: must be at most model.iterations, "
-                f"{self.iterations}"
-            )
+        first, last = self.first_learning_iteration, self.iterations
+        if first > last:
+            raise ConfigError(f"model.first_learning_iteration={first}: must be at most model.iterations, {last}")
 
 
 @dataclass
@@ -219,13 +217,7 @@ def step(
     """One update from a mini-batch.
 
     The bottom-up pass trains the read-out and says which wrong labels are hard; positives and negatives start from it.
-
-    Args:
-        draw_wrong_labels: one of src/negatives/wrong_labels.py.
-        images: pixels in [0, 1] ([B, 784]); labels: true classes ([B], int64).
-
-    Returns:
-        `step_figures`.
+    Arguments and result are those of `src.methods.supervised.step`.
     """
     states = net.bottom_up(images)
     x = features(states)

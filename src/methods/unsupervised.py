@@ -42,32 +42,23 @@ class Model(LayerModel):
     field: int = number(at_least=1, below=SIDE + 1)
 
     def check_together(self) -> None:
-        if self.grids is not None:
-            check_grids(self.hidden_dims, self.grids, self.field)
-
-
-def check_grids(hidden_dims: list[int], grids: list[int], field: int) -> None:
-    """
-    Raises:
-        ConfigError: no `local_layers` can be made of these.
-    """
-
-    def check(fits: bool, key: str, value: object, rule: str) -> None:
-        if not fits:
-            raise ConfigError(f"model.{key}={value}: {rule}")
-
-    check(len(grids) == len(hidden_dims), "grids", grids, "must name as many layers as model.hidden_dims")
-    first = grids[0]
-    one_less = first >= len(grids) and grids == list(range(first, first - len(grids), -1))
-    check(
-        one_less, "grids", grids, "each grid must have one location less per side than the one below, as [4, 3, 2] has"
-    )
-    evenly = field < SIDE and (SIDE - field) % (first - 1) == 0
-    rule = f"squares of so many pixels cannot be spread evenly over {SIDE} pixels at {first} locations per side"
-    check(evenly, "field", field, rule)
-    for dim, grid in zip(hidden_dims, grids, strict=True):
-        rule = f"{dim} units cannot be shared out evenly to {grid} x {grid} locations (model.grids={grids})"
-        check(dim % grid**2 == 0, "hidden_dims", hidden_dims, rule)
+        """Raises ConfigError if there are `grids` of which no `local_layers` can be made."""
+        if self.grids is None:
+            return
+        grids, dims, first = self.grids, self.hidden_dims, self.grids[0] if self.grids else 0
+        one_less = first >= len(grids) and grids == list(range(first, first - len(grids), -1))
+        if len(grids) != len(dims):
+            raise ConfigError(f"model.grids={grids}: must name as many layers as model.hidden_dims")
+        if not one_less:
+            rule = "each grid must have one location less per side than the one below, as [4, 3, 2] has"
+            raise ConfigError(f"model.grids={grids}: {rule}")
+        if self.field == SIDE or (SIDE - self.field) % (first - 1):
+            rule = f"squares of so many pixels cannot be spread evenly over {SIDE} pixels at {first} locations per side"
+            raise ConfigError(f"model.field={self.field}: {rule}")
+        for dim, grid in zip(dims, grids, strict=True):
+            if dim % grid**2:
+                rule = f"{dim} units cannot be shared out evenly to {grid} x {grid} locations (model.grids={grids})"
+                raise ConfigError(f"model.hidden_dims={dims}: {rule}")
 
 
 @dataclass
@@ -122,14 +113,10 @@ def new_net(*, hidden_dims: Sequence[int], grids: Sequence[int] | None, field: i
 def step(
     net: UnsupervisedNet, optimizer: torch.optim.SGD, images: Tensor, negatives: Tensor, labels: Tensor
 ) -> dict[str, Tensor]:
-    """One update of the layers, and of the read-outs beside them.
+    """One update of the layers, and of the read-outs beside them; returns `step_figures`.
 
     Args:
-        images: pixels in [0, 1] ([B, 784]), the positives; negatives: as many.
-        labels: for the read-outs alone ([B]).
-
-    Returns:
-        `step_figures`.
+        images: pixels in [0, 1] ([B, 784]), the positives; negatives: as many; labels: for the read-outs alone ([B]).
     """
     share = age_gradients(optimizer)
     x, figures, positives = torch.cat([images, negatives]), [], []

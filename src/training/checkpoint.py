@@ -60,9 +60,8 @@ def _check_architecture(model: nn.Module, state: dict[str, Tensor]) -> None:
     )
     for name in ours | saved:
         if saved.get(name) != ours.get(name):
-            raise CheckpointError(
-                f"the checkpoint is of another architecture: its {name} is {saved.get(name)}, not {ours.get(name)}"
-            )
+            what = f"its {name} is {saved.get(name)}, not {ours.get(name)}"
+            raise CheckpointError(f"the checkpoint is of another architecture: {what}")
 
 
 def training_state(model: nn.Module, generator: torch.Generator) -> dict[str, Any]:

@@ -11,11 +11,8 @@ WARM_UPS = 3  # updates before the capture, in which libraries allocate and choo
 class GraphedUpdate:
     """`update(batch)`, captured at one of its first calls and replayed from then on.
 
-    A batch of another size than the first one's, as the last of an epoch may be, is not replayed but computed.
-
-    Args:
-        update: works in place, on tensors that stay where they are; never waits for the host.
-        generator: what `update` draws from, on the CUDA device.
+    A batch of another size than the first one's, as the last of an epoch may be, is not replayed but computed. `update`
+    works in place, on tensors that stay where they are, never waits for the host, and draws from `generator`.
     """
 
     def __init__(self, update: Callable[[Tensor], None], generator: torch.Generator):

@@ -6,6 +6,7 @@ the shifts of its images and whatever the update draws.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -59,10 +60,7 @@ class Diverged(RuntimeError):
 
 
 def check_finite(losses: Sequence[float], readout_loss: float) -> None:
-    """
-    Raises:
-        Diverged: one of the losses, of layers 1.. or the read-out, is infinite or not a number.
-    """
+    """Raises Diverged if one of the losses, of layers 1.. or the read-out, is infinite or not a number."""
     for layer, loss in enumerate(losses, start=1):
         if not math.isfinite(loss):
             raise Diverged(f"layer {layer}", loss, "learning_rate")
@@ -97,41 +95,31 @@ def train_epochs(
     """
     before = 0  # epochs of the phases before
     for phase in phases:
-        first_of_phase = max(first_epoch - before, 1)
+        totals: dict[str, Tensor] = {}
+        update = partial(_update, phase.step, examples, max_shift, generator, totals)
+        run = GraphedUpdate(update, generator) if cuda_graph else update
+        for epoch in range(max(first_epoch - before, 1), phase.epochs + 1):
+            of_epoch = gain(epoch, phase.epochs)
+            set_gain(phase.optimizer, of_epoch)
+            for batch in shuffled_batches(n=len(examples), batch_size=batch_size, generator=generator):
+                run(batch)
+            figures = {name: (total / len(examples)).tolist() for name, total in totals.items()}  # CPU-GPU sync point
+            check_finite(figures["loss"], figures["readout_loss"])
+            yield {"gain": of_epoch, **figures}
+            for total in totals.values():
+                total.zero_()
         before += phase.epochs
-        if first_of_phase <= phase.epochs:
-            yield from _train_phase(phase, examples, first_of_phase, batch_size, max_shift, generator, cuda_graph)
 
 
-def _train_phase(
-    phase: Phase,
-    examples: Examples,
-    first_epoch: int,
-    batch_size: int,
-    max_shift: int,
-    generator: torch.Generator,
-    cuda_graph: bool,
-) -> Iterator[dict[str, Any]]:
-    totals: dict[str, Tensor] = {}
-
-    def update_from(batch: Tensor) -> None:
-        images = to_unit(jitter(examples.images[batch], max_shift=max_shift, generator=generator))
-        sums = phase.step(images, examples.labels[batch], generator)
-        if batch.device.type == "cpu":
-            check_finite(sums["loss"].tolist(), sums["readout_loss"].item())
-        for name, value in sums.items():
-            if name not in totals:
-                totals[name] = torch.zeros_like(value)
-            totals[name] += value
-
-    run = GraphedUpdate(update_from, generator) if cuda_graph else update_from
-    for epoch in range(first_epoch, phase.epochs + 1):
-        of_epoch = gain(epoch, phase.epochs)
-        set_gain(phase.optimizer, of_epoch)
-        for batch in shuffled_batches(n=len(examples), batch_size=batch_size, generator=generator):
-            run(batch)
-        figures = {name: (total / len(examples)).tolist() for name, total in totals.items()}  # CPU-GPU sync point
-        check_finite(figures["loss"], figures["readout_loss"])
-        yield {"gain": of_epoch, **figures}
-        for total in totals.values():
-            total.zero_()
+def _update(
+    step: Step, examples: Examples, max_shift: int, generator: torch.Generator, totals: dict[str, Tensor], batch: Tensor
+) -> None:
+    """One step with the examples of these indices; its figures are added to `totals`."""
+    images = to_unit(jitter(examples.images[batch], max_shift=max_shift, generator=generator))
+    sums = step(images, examples.labels[batch], generator)
+    if batch.device.type == "cpu":
+        check_finite(sums["loss"].tolist(), sums["readout_loss"].item())
+    for name, value in sums.items():
+        if name not in totals:
+            totals[name] = torch.zeros_like(value)
+        totals[name] += value

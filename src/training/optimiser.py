@@ -1,5 +1,6 @@
 """The update of all weights from their smoothed gradients (the Matlab code; see docs/faithfulness.md)."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
@@ -28,18 +29,15 @@ def make_optimizer(
     then goes on. SGD's own momentum would not do: it does not damp the first gradient, and it smooths the decay along
     with the gradient. `decay_in_momentum` asks for the latter, on biases too.
     """
-    bias_decay = weight_decay if decay_in_momentum else 0.0
-    weights, biases, readouts = [], [], []
+    groups = defaultdict(list)  # by rate and decay
     for name, parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        group = readouts if name.startswith("readout") else biases if "bias" in name else weights
-        group.append(parameter)
-    groups = [
-        (weights, learning_rate, weight_decay),
-        (biases, learning_rate, bias_decay),
-        (readouts, readout_learning_rate, readout_weight_decay),
-    ]
+        if name.startswith("readout"):
+            groups[readout_learning_rate, readout_weight_decay].append(parameter)
+        else:
+            decays = "bias" not in name or decay_in_momentum
+            groups[learning_rate, weight_decay if decays else 0.0].append(parameter)
     return torch.optim.SGD(
         [
             {
@@ -51,8 +49,7 @@ def make_optimizer(
                 "smoothed_decay": decay if decay_in_momentum else 0.0,
                 "gradient_momentum": momentum,
             }
-            for group, rate, decay in groups
-            if group
+            for (rate, decay), group in groups.items()
         ],
         fused=True,
     )
