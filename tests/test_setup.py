@@ -36,7 +36,6 @@ def pinned_version(requirement: Requirement) -> Version:
 def test_environment_and_requirements_list_the_same_pins():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     (pip_section,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-
     assert [str(Requirement(line)) for line in pip_section] == [
         str(requirement) for requirement in read_requirements("requirements.txt")
     ]
@@ -44,7 +43,6 @@ def test_environment_and_requirements_list_the_same_pins():
 
 def test_environment_is_named_FF_and_brings_its_own_pip():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-
     assert environment["name"] == "FF"
     assert "pip" in environment["dependencies"]
     assert "pytorch" not in environment["channels"], "no longer fed"
@@ -57,7 +55,6 @@ def test_every_python_gets_exactly_one_pin_of_each_package(name, python_version)
     applying = [r for r in requirements if not r.marker or r.marker.evaluate({"python_version": python_version})]
     for requirement in applying:
         pinned_version(requirement)
-
     assert sorted(r.name for r in applying) == sorted({r.name for r in requirements})
 
 
@@ -71,7 +68,6 @@ def test_requirements_name_every_package_the_code_imports():
                 imported.add(node.module.split(".")[0])
     import_names = {"hydra-core": "hydra", "pyyaml": "yaml", "pillow": "PIL"}
     required = {import_names.get(r.name, r.name) for r in read_requirements("requirements.txt")}
-
     assert imported - set(sys.stdlib_module_names) - {"src"} <= required
 
 
@@ -84,7 +80,6 @@ def test_installed_packages_fit_the_pins(requirement):
     if requirement.marker and not requirement.marker.evaluate():
         pytest.skip("for another Python")
     installed, pinned = Version(metadata.version(requirement.name)), pinned_version(requirement)
-
     assert installed.major == pinned.major
     if requirement.name in ("torch", "torchvision"):
         assert installed.base_version == pinned.base_version  # the build (+cpu, +cu130) is the user's choice
@@ -92,7 +87,6 @@ def test_installed_packages_fit_the_pins(requirement):
 
 def test_cuda_builds_were_looked_up_for_the_pinned_torch():
     (torch,) = [r for r in read_requirements("requirements.txt") if r.name == "torch"]
-
     assert f"torch {pinned_version(torch)} is built for" in (ROOT / "setup_conda_env.sh").read_text()
 
 
@@ -189,7 +183,6 @@ UPDATE = ["env", "update", "-n", "FF", "-f", "environment.yml", "--prune"]
 def test_creates_the_environment_and_updates_it_the_second_time(setup, tool, create):
     setup.add_tool(tool)
     first, second = setup.run(), setup.run()
-
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert [call["arguments"] for call in setup.installing_calls()] == [create, UPDATE]
     for call in setup.installing_calls():
@@ -203,7 +196,6 @@ def test_creates_the_environment_and_updates_it_the_second_time(setup, tool, cre
 def test_without_an_argument_pip_is_left_alone(setup):
     setup.add_tool("conda")
     assert setup.run().returncode == 0
-
     (call,) = setup.installing_calls()
     assert call["index"] is None
     assert call["constraints"] is None
@@ -220,7 +212,6 @@ def test_the_argument_selects_the_build_in_the_one_installing_call(setup, argume
     for _ in range(2):  # created, then updated
         finished = setup.run(argument)
         assert finished.returncode == 0, finished.stderr
-
     assert len(setup.installing_calls()) == 2
     for call in setup.installing_calls():
         assert call["index"] == f"https://download.pytorch.org/whl/{build}"
@@ -231,7 +222,6 @@ def test_the_argument_selects_the_build_in_the_one_installing_call(setup, argume
 def test_pip_settings_of_the_user_are_kept(setup):
     setup.add_tool("conda")
     finished = setup.run("cpu", PIP_EXTRA_INDEX_URL="https://example.org/simple")
-
     assert finished.returncode == 0, finished.stderr
     (call,) = setup.installing_calls()
     assert call["index"] == "https://example.org/simple https://download.pytorch.org/whl/cpu"
@@ -245,7 +235,6 @@ def test_pip_settings_of_the_user_are_kept(setup):
 def test_a_bad_argument_is_one_clear_line_and_nothing_is_called(setup, arguments):
     setup.add_tool("conda")
     finished = setup.run(*arguments)
-
     assert finished.returncode == 1
     assert finished.stdout == ""
     (line,) = finished.stderr.splitlines()
@@ -255,7 +244,6 @@ def test_a_bad_argument_is_one_clear_line_and_nothing_is_called(setup, arguments
 
 def test_help_lists_the_choices(setup):
     finished = setup.run("--help")
-
     assert finished.returncode == 0
     for choice in ("cpu", "12.6", "13.0", "13.2"):
         assert choice in finished.stdout
@@ -263,7 +251,6 @@ def test_help_lists_the_choices(setup):
 
 def test_says_what_to_do_where_no_tool_is_found(setup):
     finished = setup.run()
-
     assert finished.returncode == 1
     (line,) = finished.stderr.splitlines()
     for word in ("conda", "mamba", "micromamba", "install", "README"):
@@ -274,7 +261,6 @@ def test_conda_is_preferred(setup):
     for tool in ("micromamba", "mamba", "conda"):
         setup.add_tool(tool)
     assert setup.run().returncode == 0
-
     assert {call["tool"] for call in setup.calls()} == {"conda"}
 
 
@@ -282,7 +268,6 @@ def test_conda_is_preferred(setup):
 def test_finds_the_program_behind_a_shell_function(setup, variable, tool):
     program = setup.add_tool(tool, folder="off the path")
     finished = setup.run(**{variable: str(program)})
-
     assert finished.returncode == 0, finished.stderr
     assert f"{tool} activate FF" in finished.stdout
     assert len(setup.installing_calls()) == 1
@@ -292,7 +277,6 @@ def test_finds_the_program_behind_a_shell_function(setup, variable, tool):
 def test_a_failing_tool_fails_the_script(setup, variable):
     setup.add_tool("conda")
     finished = setup.run("cpu", **{variable: "7"})
-
     assert finished.returncode == 7
     assert "ready" not in finished.stdout
     for call in setup.installing_calls():
@@ -303,12 +287,10 @@ def test_macos_has_one_build_and_no_cuda(setup):
     setup.add_tool("conda")
     (setup.path / "uname").unlink()
     setup.add_script(setup.path / "uname", "echo Darwin")
-
     cuda = setup.run("12.6")
     assert cuda.returncode == 1
     assert "macOS" in cuda.stderr
     assert setup.calls() == []
-
     cpu = setup.run("cpu")
     assert cpu.returncode == 0, cpu.stderr
     (call,) = setup.installing_calls()
@@ -323,14 +305,12 @@ def test_shellcheck_finds_nothing(script):
     shellcheck = shutil.which("shellcheck") or shutil.which("shellcheck", path=str(Path(sys.prefix, "bin")))
     assert shellcheck, "shellcheck comes with requirements-dev.txt"
     finished = subprocess.run([shellcheck, str(ROOT / script)], capture_output=True, text=True)
-
     assert finished.returncode == 0, finished.stdout
 
 
 def test_ci_runs_the_commands_of_the_readme():
     ci = (ROOT / ".ci" / "run").read_text()
     commands = dict(re.findall(r"^(run|test)_command='(.*)'$", ci, flags=re.MULTILINE))
-
     assert commands["run"].endswith("&& python -m main")
     assert commands["test"].endswith("&& python -m pytest")
     readme_lines = [line.strip() for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()]
