@@ -233,17 +233,11 @@ def png_header(width: int, height: int) -> bytes:
     )
 
 
-def test_no_image_is_classified_before_all_were_read(run_folder, test_set, monkeypatch, capsys):
-    good, bad = run_folder / "good.png", run_folder / "bad.png"
-    grey(test_set.images[0]).save(good)
-    bad.write_text("no picture")
-    line = refusal(monkeypatch, run_folder, good, bad)
-    assert line.startswith(f"error: {bad}: cannot be read; a PNG or JPEG file of one digit is needed")
-    assert capsys.readouterr() == ("", "")
-    assert not (run_folder / "classified").exists()
-
-
-def test_what_is_no_readable_image_is_named(run_folder, test_set, tmp_path, monkeypatch):
+def test_what_is_no_readable_image_is_named_before_any_is_classified(
+    run_folder, test_set, tmp_path, monkeypatch, capsys
+):
+    grey(test_set.images[0]).save(tmp_path / "good.png")
+    (tmp_path / "words.png").write_text("no picture")
     sheet = on_paper(grey(test_set.images[0]), *INKS[1])
     for name in ("cut.png", "cut.jpg"):
         sheet.save(tmp_path / name)
@@ -254,10 +248,12 @@ def test_what_is_no_readable_image_is_named(run_folder, test_set, tmp_path, monk
     reasons = {
         "cut.png": "truncated", "cut.jpg": "truncated", "empty.png": "cannot identify", "run": "is a folder",
         "bomb.png": "exceeds limit", "large.png": "exceeds limit", "none.png": "there is no such file",
+        "words.png": "words.png: cannot be read; a PNG or JPEG file of one digit is needed",
     }  # fmt: skip
     for name, reason in reasons.items():
-        line = refusal(monkeypatch, run_folder, tmp_path / name)
+        line = refusal(monkeypatch, run_folder, tmp_path / "good.png", tmp_path / name)
         assert line.startswith(f"error: {tmp_path / name}: ") and reason in line
+        assert capsys.readouterr() == ("", "") and not (run_folder / "classified").exists()
 
 
 def test_an_image_without_a_digit_is_refused():

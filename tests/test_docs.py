@@ -22,7 +22,7 @@ PAGES = {
 }
 README = PAGES["README.md"]
 GENERATED = {  # page and marker -> arguments of src.report; those of docs/speed.md are in test_speed.py
-    ("README.md", "experiments"): "--published results",
+    ("README.md", "experiments"): "--published results --time results/speed/amd_epyc_2_threads_bf16.json",
     ("docs/results.md", "results"): "results",
     ("docs/study.md", "negatives"): "results/negatives",
 }
@@ -71,11 +71,8 @@ def test_links_lead_to_files_and_headings(page):
         assert not heading or heading in anchors(file), f"{file}#{heading}"
 
 
-def test_every_page_can_be_reached_from_the_front_page():
+def test_the_front_page_is_short_and_every_page_can_be_reached_from_it():
     assert {file for file, _ in links("README.md")} >= PAGES.keys() - {"README.md"}
-
-
-def test_the_front_page_is_short():
     assert len(README.splitlines()) <= 250
     assert len(README.encode()) <= 15_000
 
@@ -98,14 +95,10 @@ def test_commands_can_be_configured(page):
 
 
 @every_page
-def test_modules_of_commands_exist(page):
+def test_commands_name_modules_that_exist_and_have_no_trailing_comments(page):
+    """Comments that an interactive zsh, the shell of a Mac, would pass on as arguments."""
     for module in re.findall(r"python -m ((?:src|benchmarks)\.\w+)", PAGES[page]):
         assert (REPOSITORY / f"{module.replace('.', '/')}.py").is_file(), module
-
-
-@every_page
-def test_commands_have_no_trailing_comments(page):
-    """An interactive zsh, the shell of a Mac, would pass them on as arguments."""
     assert not any(" #" in block for block in blocks(page, "bash"))
 
 

@@ -26,7 +26,6 @@ from src.training import compiling
 from src.training.checkpoint import load_model, save_model
 from src.training.cuda_graph import WARM_UPS, GraphedUpdate
 from src.training.epochs import Phase, train_epochs
-from src.training.optimiser import set_gain
 
 COUNT, BATCH = 25, 10  # the last batch of an epoch has five examples
 every_way = pytest.mark.parametrize("way", WAYS)
@@ -97,12 +96,6 @@ def test_figures_are_means_over_examples(examples):
     assert figures["readout_loss"] == pytest.approx(torch.tensor(10.0).log().item())
 
 
-def test_learning_rates_follow_the_gain():
-    optimizer = optimizer_for(small_net(), learning_rate=0.5, readout_learning_rate=0.7)
-    set_gain(optimizer, 0.1)
-    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.05, 0.07])
-
-
 def test_phases_follow_one_another(examples):
     """Each with its own optimiser and its own rise and fall of the rates; taken up anywhere."""
     calls = []
@@ -149,13 +142,8 @@ def test_every_batch_is_trained_on_once_whether_replayed_or_not(monkeypatch):
             seen.append(batch.tolist())
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
-    for name, stand_in in {
-        "CUDAGraph": Graph,
-        "graph": capture,
-        "Stream": lambda: stream,
-        "current_stream": lambda: stream,
-        "stream": lambda stream: nullcontext(),
-    }.items():
+    streams = dict(Stream=lambda: stream, current_stream=lambda: stream, stream=lambda stream: nullcontext())
+    for name, stand_in in (dict(CUDAGraph=Graph, graph=capture) | streams).items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
     graphed = GraphedUpdate(update, "generator")
     batches = list(torch.arange(10 * (WARM_UPS + 3) + 4).split(10)) * 2  # the last of each epoch is smaller

@@ -168,13 +168,6 @@ def test_the_derivatives_of_a_loss_are_those_of_what_it_returns(loss, temperatur
         torch.testing.assert_close(ours, theirs)
 
 
-def test_the_logistic_loss_is_the_papers():
-    positive, negative = torch.tensor([-3.0, 0, 4, 9]), torch.tensor([5.0, 1, -2, 8])
-    p, q = (1 / (1 + torch.exp(-(G - 4) / 2)) for G in (positive, negative))
-    value, *_ = losses.logistic(positive, negative, theta=4.0, temperature=2.0)
-    torch.testing.assert_close(value, -(p.log() + (1 - q).log()) / 2)
-
-
 @every_goodness
 def test_goodness_and_its_slope(goodness):
     h = torch.randn(9, 7, generator=torch.Generator().manual_seed(0)).relu()
