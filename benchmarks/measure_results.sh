@@ -36,7 +36,7 @@ for seed in $seeds; do
             precision="$precision" seed="$seed"
     done
 done
-for seed in 0 1; do # three and a half hours each on two cores of an EPYC
+for seed in 0 1; do # almost four hours each on two cores of an EPYC
     measure "paper_jitter/seed$seed" experiment=paper_jitter seed="$seed"
 done
 
