@@ -77,12 +77,6 @@ def test_the_front_page_is_short_and_every_page_can_be_reached_from_it():
     assert len(README.encode()) <= 15_000
 
 
-@every_page
-def test_tables_are_narrow(page):
-    for row in re.findall(r"^\|.*$", prose(page), re.MULTILINE):
-        assert len(row) <= 120 and row.count("|") <= 8, row
-
-
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page) and page != "docs/extending.md"])
 def test_commands_can_be_configured(page):
     """Of a sweep, its first run. What the page's own code defines is left out (extending.md: test_extending.py)."""
@@ -95,8 +89,10 @@ def test_commands_can_be_configured(page):
 
 
 @every_page
-def test_commands_name_modules_that_exist_and_have_no_trailing_comments(page):
+def test_tables_are_narrow_and_commands_name_modules_that_exist_and_have_no_trailing_comments(page):
     """Comments that an interactive zsh, the shell of a Mac, would pass on as arguments."""
+    for row in re.findall(r"^\|.*$", prose(page), re.MULTILINE):
+        assert len(row) <= 120 and row.count("|") <= 8, row
     for module in re.findall(r"python -m ((?:src|benchmarks)\.\w+)", PAGES[page]):
         assert (REPOSITORY / f"{module.replace('.', '/')}.py").is_file(), module
     assert not any(" #" in block for block in blocks(page, "bash"))

@@ -185,20 +185,6 @@ def test_the_two_kinds_of_goodness_and_where_a_slope_is_written_out():
     assert goodness.sum_of_squares in SLOPES and set(SLOPES) <= set(GOODNESSES.values())
 
 
-def test_the_read_out_adds_its_share_of_the_gradient_of_the_cross_entropy():
-    generator = torch.Generator().manual_seed(0)
-    readout, features = Readout(7), torch.randn(9, 7, generator=generator)
-    readout.weight.data.normal_(generator=generator)
-    readout.weight.grad = torch.ones(10, 7)
-    labels = torch.arange(9) % 4
-    loss = F.cross_entropy(features @ readout.weight.T, labels)
-    (expected,) = torch.autograd.grad(loss, readout.weight)
-    with torch.no_grad():
-        ours = readout.learn(features, readout(features), labels, 0.3)
-    torch.testing.assert_close(ours, 9 * loss.detach())
-    torch.testing.assert_close(readout.weight.grad, 1 + 0.3 * expected)
-
-
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "backprop"])
 def test_what_learns_changes_its_own_gradients_and_nothing_else(way):
     """Neither another layer's nor a read-out's; and the read-outs not the layers'."""
@@ -266,3 +252,17 @@ def test_logits_are_not_rounded_to_bf16(way):
         torch.testing.assert_close(logits, F.linear(features, weight), rtol=1e-6, atol=1e-7)
         for of_fp32 in (features, logits):
             assert of_fp32.dtype == torch.float32 and not torch.equal(of_fp32, of_fp32.bfloat16().float())
+
+
+def test_the_read_out_adds_its_share_of_the_gradient_of_the_cross_entropy():
+    generator = torch.Generator().manual_seed(0)
+    readout, features = Readout(7), torch.randn(9, 7, generator=generator)
+    readout.weight.data.normal_(generator=generator)
+    readout.weight.grad = torch.ones(10, 7)
+    labels = torch.arange(9) % 4
+    loss = F.cross_entropy(features @ readout.weight.T, labels)
+    (expected,) = torch.autograd.grad(loss, readout.weight)
+    with torch.no_grad():
+        ours = readout.learn(features, readout(features), labels, 0.3)
+    torch.testing.assert_close(ours, 9 * loss.detach())
+    torch.testing.assert_close(readout.weight.grad, 1 + 0.3 * expected)

@@ -7,6 +7,7 @@ from nets import LAYER, RATES, optimizer_for, seen_by
 
 from src.layers.layer import FFLayer
 from src.layers.local import LocalFFLayer, local_layers
+from src.layers.stack import activities
 from src.methods.unsupervised import UnsupervisedNet, step
 
 PEER, THRESHOLD, TEMPERATURE = 0.03, 0.5, 2.0  # at this threshold neither positives nor negatives are all certain
@@ -27,9 +28,6 @@ def images(seed: int, count: int = 5) -> torch.Tensor:
 FIRST = dict(grid=4, side=28, below=1, field=10, stride=6)
 SECOND = dict(grid=3, side=4, below=3, field=2, stride=1)
 THIRD = dict(grid=2, side=3, below=3, field=2, stride=1)
-every_layer = pytest.mark.parametrize(
-    ("index", "shape"), [(0, FIRST), (1, SECOND), (2, THIRD)], ids=["first", "second", "third"]
-)
 
 
 def test_the_tests_know_who_sees_a_pixel():
@@ -37,7 +35,7 @@ def test_the_tests_know_who_sees_a_pixel():
     assert [location for location in range(16) if 13 * 28 + 7 in seen_by(location, **FIRST)] == [4, 5, 8, 9]
 
 
-@every_layer
+@pytest.mark.parametrize(("index", "shape"), [*enumerate([FIRST, SECOND, THIRD])], ids=["first", "second", "third"])
 def test_every_unit_sees_its_square_and_nothing_else(index, shape):
     layer = small_layers()[index]
     with torch.no_grad():
@@ -81,35 +79,27 @@ def reference(x, weight, bias, mean_activity, shape):
     return losses, goodness, h, weight_gradient, bias_gradient, mean_activity
 
 
-@every_layer
-def test_a_layer_learns_as_in_numpy(index, shape):
-    layer = small_layers()[index]
-    generator = torch.Generator().manual_seed(1)
-    layer.bias.data.normal_(0, 0.3, generator=generator)
-    layer.mean_activity.uniform_(0, 2, generator=generator)
-    layer.weight.grad, layer.bias.grad = torch.zeros_like(layer.weight), torch.zeros_like(layer.bias)
-    x = torch.rand(10, shape["side"] ** 2 * shape["below"], generator=generator)
-    n = x / x.square().mean(dim=1, keepdim=True).sqrt()
-    expected = reference(x, layer.weight.detach(), layer.bias.detach(), layer.mean_activity, shape)
-    with torch.no_grad():
-        h = layer(n)
-        loss, goodness = layer.learn(n, h, 1.0)
-    ours = loss, goodness, h, layer.weight.grad, layer.bias.grad, layer.mean_activity
-    for name, mine, theirs in zip(("loss", "goodness", "h", "W", "b", "m"), ours, expected, strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6, err_msg=name)
-
-
 def test_a_training_step_against_numpy():
-    net = UnsupervisedNet(small_layers())
-    before = [(layer.weight.detach().clone(), layer.bias.detach().clone(), [0.5]) for layer in net.layers]
-    step(net, optimizer_for(net), images(0, 20), images(1, 20), torch.arange(20) % 10)
+    net, generator = UnsupervisedNet(small_layers()), torch.Generator().manual_seed(1)
+    for layer in net.layers:
+        layer.bias.data.normal_(0, 0.3, generator=generator)
+        layer.mean_activity.uniform_(0, 2, generator=generator)
+    before = [[x.detach().clone() for x in (layer.weight, layer.bias, layer.mean_activity)] for layer in net.layers]
     x = torch.cat([images(0, 20), images(1, 20)])
+    with torch.no_grad():
+        activity = activities(net.layers, x, [None] * 3)
+    figures = step(net, optimizer_for(net), *x.split(20), torch.arange(20) % 10)
     rate, decay = RATES["learning_rate"], RATES["weight_decay"]
-    for layer, (weight, bias, mean), shape in zip(net.layers, before, (FIRST, SECOND, THIRD), strict=True):
-        _, _, x, weight_gradient, bias_gradient, mean = reference(x, weight, bias, mean * len(bias), shape)
-        weight = weight.numpy() - rate * (0.1 * weight_gradient + decay * weight.numpy())
-        np.testing.assert_allclose(layer.weight.detach(), weight, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(layer.bias.detach(), bias.numpy() - rate * 0.1 * bias_gradient, rtol=1e-4, atol=1e-7)
+    for index, (layer, (weight, bias, mean)) in enumerate(zip(net.layers, before, strict=True)):
+        shape = (FIRST, SECOND, THIRD)[index]
+        losses, goodness, x, weight_gradient, bias_gradient, mean = reference(x, weight, bias, mean, shape)
+        new_weight = weight.numpy() - rate * (0.1 * weight_gradient + decay * weight.numpy())
+        for ours, theirs in (
+            (figures["loss"][index], losses.sum()), (activity[index], x), (layer.goodness(activity[index]), goodness),
+            (layer.weight.grad, 0.1 * weight_gradient), (layer.bias.grad, 0.1 * bias_gradient),
+            (layer.weight.detach(), new_weight), (layer.bias.detach(), bias.numpy() - rate * 0.1 * bias_gradient),
+        ):  # fmt: skip
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-7)
         np.testing.assert_allclose(layer.mean_activity, mean, rtol=1e-5)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from commands import ONE_THREAD, REPOSITORY
+from nets import examples
 from PIL import Image
 from test_config import composed
 
@@ -35,8 +36,7 @@ PICTURES = {
 def small_test(*overrides: str, classes: int = 10) -> tuple[Config, torch.nn.Module, Examples]:
     """The configuration of a small net, the net untrained, and 20 test images of random pixels."""
     config = composed(*overrides, "model.hidden_dims=[20,15]", "precision=fp32")
-    images = torch.randint(0, 256, (20, 784), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return config, new_net(config), Examples(images, torch.arange(20) % classes)
+    return config, new_net(config), Examples(examples(20).images, torch.arange(20) % classes)
 
 
 def test_drawing_leaves_the_backend_of_a_notebook_alone(tmp_path):
@@ -63,11 +63,9 @@ def test_the_picture_of_the_algorithm_is_drawn(monkeypatch, mnist_root, tmp_path
 
 
 @pytest.mark.parametrize("experiment", PICTURES)
-def test_every_method_has_the_pictures_that_mean_something_for_it(experiment, mnist_root, tmp_path):
-    config = composed(
-        f"experiment={experiment}", "model.hidden_dims=[32,18,8]", "training.epochs=1", "data.validation_images=59000",
-        f"data.root={mnist_root}", "device=cpu", "evaluation.every=0",
-    )  # fmt: skip
+def test_every_method_has_the_pictures_that_mean_something_for_it(experiment, few_images, tmp_path):
+    small = ["model.hidden_dims=[32,18,8]", "training.epochs=1", "device=cpu", "evaluation.every=0"]
+    config = composed(f"experiment={experiment}", *few_images, *small)
     if config.method == "unsupervised":
         config.training.readout_epochs = 1
     run(config, tmp_path / "run")
@@ -127,8 +125,7 @@ def test_receptive_fields_are_of_the_strongest_units_each_on_its_own_scale():
 
 def test_local_receptive_fields_lie_where_their_location_does():
     weight = torch.zeros(4, 6, 25)  # 2 x 2 locations, 6 channels, 5 x 5 pixels
-    for location in range(4):
-        weight[location, :, 12] = 1.0 if location == 2 else -1.0  # the middle pixel
+    weight[:, :, 12] = torch.tensor([-1.0, -1.0, 1.0, -1.0])[:, None]  # the middle pixel
     picture = figures.draw_receptive_fields(weight, rows=4, columns=8).axes[0].images[0].get_array().filled(0.0)
     height, width = picture.shape
     bottom_left = picture[height // 2 :, : width // 2]
@@ -162,8 +159,7 @@ def test_confusion_counts_every_image():
 
 
 def test_the_most_wrong_images_come_first_and_none_that_is_right():
-    images = torch.randint(0, 256, (6, 784), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    labels = torch.tensor([3, 3, 3, 7, 7, 7])
+    images, labels = examples(6).images, torch.tensor([3, 3, 3, 7, 7, 7])
     goodness = torch.full((6, 10), 10.0)
     for image, (label, value) in enumerate([(3, 50), (5, 20), (5, 90), (7, 11), (0, 30), (7, 60)]):
         goodness[image, label] = value
@@ -182,9 +178,7 @@ def test_the_most_wrong_images_come_first_and_none_that_is_right():
 
 
 def test_hybrids_are_shown_below_what_they_are_made_of():
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (4, 784), dtype=torch.uint8, generator=generator)
-    masks = random_masks(4, 28, 3, generator)
+    images, masks = examples(4).images, random_masks(4, 28, 3, torch.Generator().manual_seed(0))
     axes = draw_hybrids(images, masks).axes
     shown = torch.stack([torch.tensor(axis.images[0].get_array().data).flatten() for axis in axes])
     assert torch.equal(shown[:4], images) and torch.equal(shown[4:8].bool(), masks)
@@ -223,9 +217,8 @@ SOFTMAX, ERROR = ["Softmax over the classes"], ["Validation error"]
     ids=["supervised", "backprop", "unsupervised"],
 )
 def test_learning_curves_of_what_there_is(layered, rules, titles):
-    metrics = [
-        {"epoch": n + 1, "readout_loss": 3.0 - n / 10, "loss": [], "pairs_ordered_wrongly": []} for n in range(4)
-    ]
+    none = {"loss": [], "pairs_ordered_wrongly": []}
+    metrics = [{"epoch": n + 1, "readout_loss": 3.0 - n / 10} | none for n in range(4)]
     for record in metrics[:layered]:
         record |= {"loss": [2.0, 1.0], "pairs_ordered_wrongly": [0.5, 0.25]}
     for record in metrics[1::2] if rules else []:

@@ -12,6 +12,7 @@ from src.methods.recurrent import RecurrentFFNet, new_net, scores, step
 from src.training.optimiser import gain, set_gain
 
 DAMPING, ITERATIONS = 0.3, 8
+PARAMETERS = ("weight", "top_down_weight", "bias")
 
 
 def small_net(hidden_dims: list[int], pixels: int = INPUT_DIM, **options) -> RecurrentFFNet:
@@ -25,11 +26,9 @@ def small_net(hidden_dims: list[int], pixels: int = INPUT_DIM, **options) -> Rec
 @pytest.mark.parametrize("options", [{}, dict(damping=0.6, iterations=5, first_learning_iteration=3, temperature=2.0)])
 def test_updates_are_those_of_numpy(hidden_dims, options):
     net = small_net(hidden_dims, **options)
-    parts = [
-        [getattr(layer, name).detach().double().numpy() for layer in net.layers]
-        for name in ("weight", "top_down_weight", "bias")
-    ]
-    state = reference_recurrent.new_state(*parts)
+    state = reference_recurrent.new_state(
+        *([getattr(layer, name).detach().double().numpy() for layer in net.layers] for name in PARAMETERS)
+    )
     optimizer = optimizer_for(net, learning_rate=0.3)
     settings = dict(damping=options.get("damping", DAMPING), iterations=net.iterations, tiny=TINY)
     start, steps = [w.copy() for w in state.top_down], 4

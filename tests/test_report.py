@@ -14,19 +14,18 @@ import pytest
 import torch
 import yaml
 from commands import REPOSITORY
+from nets import examples
 from omegaconf import OmegaConf
 from test_config import EXPERIMENTS
 
 from src import report
 from src.config.loading import composed
-from src.config.values import SIDE
-from src.datasets.batches import Examples
 from src.experiment import new_net, train
 from src.layers import layer
 from src.methods import unsupervised
 from src.results.runs import compared_values, flat, gather, grouped
 from src.results.statistics import summarise, welch
-from src.results.tables import duration, errors_table, net_name, ranges, result_table
+from src.results.tables import duration, errors_table, ranges, result_table
 from src.training.log import RunLog, clock, read_metrics, scalars
 
 LAYERS = {"goodness_layer_1": 9.0, "goodness_layer_2": 8.0, "goodness_all_layers": 7.0}
@@ -40,20 +39,14 @@ ERRORS = {  # by method and rule, in percent, for two hidden layers
 
 
 def write_run(
-    folder: Path,
-    seed: int,
-    goodness: float,
-    one_pass: float = 5.0,
-    without: tuple[str, ...] = (),
-    method: str = "supervised",
-    hardware: str = "a CPU",
-    precision: str = "fp32",
-    errors: dict[str, float] | None = None,
-    **changed: Any,
+    folder: Path, seed: int, goodness: float, one_pass: float = 5.0, without: tuple[str, ...] = (), **changed: Any
 ) -> Path:
-    """A finished run; `changed` and `without` name keys of its configuration, section.key as section__key; `errors`, by
-    rule, stand in for a supervised net's."""
-    config = composed(f"method={method}")
+    """A finished run; `changed` and `without` name keys of its configuration, section.key as section__key; and
+    `changed` its hardware, its precision and, by rule, the errors that stand in for a supervised net's.
+    """
+    errors = changed.pop("errors", {"goodness": goodness, "one_pass": one_pass} | LAYERS)
+    measured = {"hardware": changed.pop("hardware", "a CPU"), "precision": changed.pop("precision", "fp32")}
+    config = composed(f"method={changed.pop('method', 'supervised')}")
     for name, value in ({"seed": seed, "data__root": str(folder)} | changed).items():
         OmegaConf.update(config, name.replace("__", "."), value, force_add=True)
     config = OmegaConf.to_container(config)
@@ -61,9 +54,8 @@ def write_run(
         del config[section][key]
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    errors = errors or {"goodness": goodness, "one_pass": one_pass} | LAYERS
     result = {
-        "hidden_dims": [30, 30], "epochs": 7, "train_images": 60000, "precision": precision, "hardware": hardware,
+        "hidden_dims": [30, 30], "epochs": 7, "train_images": 60000, **measured,
         "seconds_per_epoch": 2.0 + seed**2, **{f"test_error_{rule}": error for rule, error in errors.items()},
         **{key: config[key] for key in ("name", "method", "dataset", "seed")},
     }  # fmt: skip
@@ -149,25 +141,19 @@ def test_configurations_of_older_and_newer_versions_share_a_row(tmp_path, comman
     assert [row["seeds"] for row in tables(command(tmp_path))[0]] == ["0-2", "3"]
 
 
-def test_changed_values_are_short_where_that_is_clear(tmp_path, command):
+def test_changed_values_are_short_and_from_those_of_the_experiment_of_that_name_else_of_the_method(tmp_path, command):
     write_run(
-        tmp_path / "a", 0, 1.4, training__batch_size=50, training__negatives="uniform", model__peer_normalisation=6e-6,
+        tmp_path / "0", 0, 1.4, training__batch_size=50, training__negatives="uniform", model__peer_normalisation=6e-6,
         training__decay_in_momentum=True, model__hidden_dims=[20, 10], training__epochs=3, data__validation_images=0,
         model__of_the_future="x", dataset="kmnist",
     )  # fmt: skip
-    (row,) = tables(command(tmp_path))[0]
-    assert row["run"].split(", ") == [
-        "matlab", "dataset=kmnist", "peer_normalisation=6e-06", "training.batch_size=50", "decay_in_momentum=true",
-        "negatives=uniform", "of_the_future=x",
-    ]  # fmt: skip
-
-
-def test_values_are_changed_from_those_of_the_experiment_of_that_name_else_of_the_method(tmp_path, command):
     write_run(tmp_path / "a", 0, 1.4, name="minute", data__jitter=1, training__learning_rate=0.03)
     write_run(tmp_path / "b", 0, 1.4, name="my, own", training__learning_rate=0.03, dataset="fashion_mnist")
     write_method(tmp_path / "c", "recurrent", name="my own", model__damping=0.2)
     write_method(tmp_path / "d", "backprop", name="matlab")
     assert [row["run"] for row in tables(command(tmp_path))[0]] == [
+        "matlab, dataset=kmnist, peer_normalisation=6e-06, training.batch_size=50, decay_in_momentum=true, "
+        "negatives=uniform, of_the_future=x",
         "minute, learning_rate=0.03", "my, own, dataset=fashion_mnist, learning_rate=0.03", "my own, damping=0.2",
         "matlab, method=backprop",
     ]  # fmt: skip
@@ -310,17 +296,15 @@ def test_the_squares_of_local_receptive_fields_count_only_where_there_are_any(tm
     write_run(tmp_path / "dense_too", 1, 0.0, method="unsupervised", name="unsupervised", model__field=14)
     write_method(tmp_path / "local", "unsupervised", model__grids=[4, 3], model__field=10)
     write_method(tmp_path / "local_too", "unsupervised", model__grids=[4, 3], model__field=13)
-    rows = tables(command(tmp_path))[0]
-    names = ["unsupervised", "unsupervised, grids=[4,3]", "unsupervised, grids=[4,3], field=13"]
-    assert [(row["run"], row["seeds"]) for row in rows] == list(zip(names, ("0, 1", "0", "0"), strict=True))
+    rows, local = tables(command(tmp_path))[0], "unsupervised, grids=[4,3]"
+    expected = [("unsupervised", "0, 1"), (local, "0"), (f"{local}, field=13", "0")]
+    assert [(row["run"], row["seeds"]) for row in rows] == expected
 
 
 @pytest.mark.parametrize(
     "overrides", [*(f"method={method}" for method in ERRORS), "method=unsupervised model.grids=[2,1]"]
 )
 def test_a_value_makes_no_other_row_just_where_the_trained_net_is_the_same(tmp_path, monkeypatch, overrides):
-    images = torch.randint(0, 256, (50, SIDE * SIDE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    examples = Examples(images, torch.arange(50) % 10)
     # One more of what there is only one of.
     monkeypatch.setitem(layer.LOSSES, "another", lambda G, negative, **_: (G, -G / 9, negative / 9))
     monkeypatch.setitem(unsupervised.NEGATIVE_IMAGES, "another", lambda images, generator, blurs: images.flip(1))
@@ -337,7 +321,7 @@ def test_a_value_makes_no_other_row_just_where_the_trained_net_is_the_same(tmp_p
         values = OmegaConf.to_object(values)
         (tmp_path / key).mkdir()
         net = new_net(values)
-        train(values, net, examples[:40], examples[40:], tmp_path / key, resume=False)
+        train(values, net, examples(40), examples(10), tmp_path / key, resume=False)
         return net.state_dict()
 
     def another(value: Any) -> Any:
@@ -369,13 +353,10 @@ def test_the_kept_results_are_all_read(capsys):
     assert len(folders) == len(set.union(*folders))
 
 
-def test_folders_without_results_are_one_line(tmp_path, command):
+def test_without_results_the_command_fails_with_one_line_and_a_run_does_not_wait_for_scipy(tmp_path, command):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "x", tmp_path / "file"):
         assert command(folder) == f"error: there is no folder {folder}"
-
-
-def test_the_command_fails_with_one_line_and_a_run_does_not_wait_for_scipy(tmp_path):
     code = (
         "import runpy, sys, src.report; assert 'scipy' not in sys.modules; del sys.modules['src.report']; "
         "runpy.run_module('src.report', run_name='__main__', alter_sys=True)"
@@ -503,8 +484,10 @@ def test_comparisons_that_cannot_be_made_are_one_line(tmp_path, command):
     assert f"; matlab (momentum=0.5), as in {tmp_path / 'b'}; c (epochs=5), as in {tmp_path / 'c'}. Give" in error
 
 
-def test_welch_is_what_the_formulas_give():
-    first, second = [1.40, 1.52, 1.45, 1.61], [1.72, 1.30, 1.95, 2.20, 1.50, 1.88]
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("first", [[1.40, 1.52, 1.45, 1.61], [1.46] * 4], ids=["two samples", "one without spread"])
+def test_welch_is_what_the_formulas_give(first):
+    second = [1.72, 1.30, 1.95, 2.20, 1.50, 1.88]
     a, b = variance(first) / 4, variance(second) / 6
     t, df = (mean(first) - mean(second)) / math.sqrt(a + b), (a + b) ** 2 / (a**2 / 3 + b**2 / 5)
     test = welch(first, second)
@@ -513,12 +496,6 @@ def test_welch_is_what_the_formulas_give():
     half = (test.high - test.low) / 2
     assert (test.low + test.high) / 2 == pytest.approx(test.difference)
     assert student_two_sided_p(half / math.sqrt(a + b), df) == pytest.approx(0.05, rel=1e-6)
-
-
-@pytest.mark.filterwarnings("error")
-def test_one_sample_without_spread_is_tested_with_the_others():
-    test = welch([1.46, 1.46, 1.46], [1.6, 1.7, 1.8])
-    assert (test.t, test.df) == pytest.approx((-0.24 / math.sqrt(0.01 / 3), 2))
 
 
 @pytest.mark.parametrize(("n", "quantile"), [(2, 12.706), (3, 4.303), (5, 2.776), (10, 2.262), (31, 2.042)])
@@ -534,19 +511,13 @@ def test_intervals_use_the_textbook_quantiles(n, quantile):
 @pytest.mark.parametrize(
     ("method", "published", "layers"),
     [
-        (
-            "supervised", [("1.36", "-"), ("1.46", "-"), ("0.64", "-"), ("1.47", "-"), ("-", "1.45")],
-            "by goodness of layer 1 alone 1.90, layer 2 alone 1.60, all layers 1.30",
-        ),
+        ("supervised", [("1.36", "-"), ("1.46", "-"), ("0.64", "-"), ("1.47", "-"), ("-", "1.45")],
+         "goodness of layer 1 alone 1.90, layer 2 alone 1.60, all layers 1.30"),
         ("backprop", [("about 1.4",)], None),
-        (
-            "unsupervised", [("1.37",), ("1.16",)],
-            "by a read-out of layer 1 alone 2.90, layer 2 alone 2.10, all layers 1.80",
-        ),
-        (
-            "recurrent", [("1.31", "-")],
-            "by goodness of layer 1 alone 1.95, layer 2 alone 1.85, all layers at all iterations 1.65",
-        ),
+        ("unsupervised", [("1.37",), ("1.16",)],
+         "a read-out of layer 1 alone 2.90, layer 2 alone 2.10, all layers 1.80"),
+        ("recurrent", [("1.31", "-")],
+         "goodness of layer 1 alone 1.95, layer 2 alone 1.85, all layers at all iterations 1.65"),
     ],
 )  # fmt: skip
 def test_the_closing_table_is_that_of_the_method(method, published, layers):
@@ -564,7 +535,7 @@ def test_the_closing_table_is_that_of_the_method(method, published, layers):
     assert list(ours.values()) == ["this run (mine)", "2 x 30", "7", *(f"{ERRORS[method][rule]:.2f}" for rule in rules)]
     assert [tuple(row[column] for column in header) for row in others] == published
     line, *protocol = text.rpartition("|")[2].strip().splitlines()
-    assert not layers or line == f"Test error (%) {layers}."
+    assert not layers or line == f"Test error (%) by {layers}."
     alone = " and 2 of the read-outs alone" if method == "unsupervised" else ""
     trained = f"Trained on 60,000 images of mnist, 7 epoch(s){alone}, seed 3, fp32 on cpu"
     assert [line, *protocol][-1].startswith(trained) and len(protocol) == bool(layers)
@@ -589,18 +560,12 @@ def test_epochs_without_losses_of_layers_are_told_by_the_cross_entropy(tmp_path,
     with RunLog(tmp_path, 2) as run_log:
         run_log.epoch({"epoch": 1, "gain": 1.0, **figures, **validation})
         run_log.epoch({"epoch": 2, "gain": 0.5, **figures})
-    assert [line.partition(", 0:")[0] for line in caplog.messages] == [
-        "epoch 1/2  cross-entropy 0.25, val. error 1.50 %",
-        "epoch 2/2  cross-entropy 0.25, val. error 1.50 %",
-    ]
-    assert [scalars(record) for record in read_metrics(tmp_path)] == [
-        {"gain": 1.0, "loss/read-out": 0.25}
-        | {"validation error (%)/one_pass": 1.5, "validation error (%)/one_pass_layer_1": 2.0},
-        {"gain": 0.5, "loss/read-out": 0.25},
-    ]
-
-
-# --- Names ----------------------------------------------------------------------------------------------------------
+    told = [f"epoch {epoch}/2  cross-entropy 0.25, val. error 1.50 %" for epoch in (1, 2)]
+    assert [line.partition(", 0:")[0] for line in caplog.messages] == told
+    validated = {"validation error (%)/one_pass": 1.5, "validation error (%)/one_pass_layer_1": 2.0}
+    first, second = [scalars(record) for record in read_metrics(tmp_path)]
+    assert first == {"gain": 1.0, "loss/read-out": 0.25} | validated
+    assert second == {"gain": 0.5, "loss/read-out": 0.25}
 
 
 @pytest.mark.parametrize(
@@ -625,8 +590,5 @@ def test_a_net_that_learns_nothing_is_told_once_with_layer_and_key(tmp_path, cap
 def test_names():
     seeds = {"0-4": [0, 1, 2, 3, 4], "0, 2": [0, 2], "0, 1, 5-7, 9": [0, 1, 5, 6, 7, 9]}
     assert [ranges(numbers) for numbers in seeds.values()] == list(seeds)
-    assert net_name([2000] * 4) == "4 x 2000"
-    assert net_name([500, 300]) == "500-300"
     assert [duration(seconds) for seconds in (99.4, 660, 5040)] == ["99 s", "11 min", "84 min"]
-    assert clock(59.6) == "1:00"
-    assert clock(3 * 3600 + 61) == "3:01:01"
+    assert [clock(seconds) for seconds in (59.6, 3 * 3600 + 61)] == ["1:00", "3:01:01"]
