@@ -50,7 +50,7 @@ def tested(
     Raises ConfigError and DataError as `load_trained` and `load_test` do.
     """
     config, net = load_saved(folder), load_trained(folder, device)
-    test = load_test(config.dataset, data_root or config.data.root, use(device))
+    test = load_test(config.dataset, data_root or config.data.root, next(net.parameters()).device)
     scores = scores_for(methods.named(config.method).scores, net, test.images, config.evaluation.batch_size)
     return net, test, scores
 

@@ -8,7 +8,7 @@ import torch
 from commands import ONE_THREAD, REPOSITORY
 
 from src.config.values import ConfigError
-from src.training.device import resolve_device, resolve_precision
+from src.training.device import resolve_device, resolve_precision, use
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,9 @@ def test_a_gpu_is_used_if_this_torch_has_code_for_it(monkeypatch, caplog, built_
         else:
             with pytest.raises(ConfigError, match=rf"^device=cuda:{number}: .* no code for the .* GPU \(compute capab"):
                 resolve_device(f"cuda:{number}")
-    assert resolve_device("auto").type == ("cuda" if usable[0] else "cpu")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+    assert resolve_device("auto").type == ("cuda" if usable[0] else "cpu") and not caplog.text
+    assert use("auto").type == ("cuda" if usable[0] else "cpu")
     assert ("the CPU is used" in caplog.text) != usable[0]
     with pytest.raises(ConfigError, match="device=cuda:2: there are 2 CUDA devices, counted from 0"):
         resolve_device("cuda:2")

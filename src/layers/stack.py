@@ -1,6 +1,6 @@
 """Fully connected hidden layers, and a pass through a stack of layers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor
@@ -18,13 +18,19 @@ def dense_layers(input_dim: int, hidden_dims: Sequence[int], *, weight_scale: st
     return [FFLayer(*shape, weight_std=fan**-0.5, **options) for shape, fan in zip(dims, fans, strict=True)]
 
 
-def activities(layers: Iterable[FFLayer], x: Tensor, weights: Iterable[Tensor | None]) -> list[Tensor]:
-    """The activity h of every one of `layers`, for inputs x that are not normalised yet ([B, d] -> tensors [B, d_l]).
-
-    `weights`: theirs in the dtype of the products, or None, layer by layer.
-    """
+def activities(layers: Sequence[FFLayer], x: Tensor, weights: Sequence[Tensor | None] | None = None) -> list[Tensor]:
+    """h of every layer, for inputs x that are not normalised yet ([B, d] -> tensors [B, d_l]); `weights`: cast ones."""
     all_h = []
-    for layer, weight in zip(layers, weights, strict=True):
+    for layer, weight in zip(layers, weights or [None] * len(layers), strict=True):
         x = layer(length_normalise(x), weight)
         all_h.append(x)
     return all_h
+
+
+def normalised(layers: Sequence[FFLayer], n: Tensor, weights: Sequence[Tensor | None] | None = None) -> list[Tensor]:
+    """n(h) of every layer, for inputs n that are normalised ([B, d] -> tensors [B, d_l]); `weights`: cast ones."""
+    all_n = []
+    for layer, weight in zip(layers, weights or [None] * len(layers), strict=True):
+        n = length_normalise(layer(n, weight))
+        all_n.append(n)
+    return all_n

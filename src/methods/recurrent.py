@@ -140,7 +140,7 @@ class RecurrentFFNet(nn.Module):
 
     def bottom_up(self, images: Tensor) -> list[Tensor]:
         """The states that the iterations start from: one pass without the label ([B, d_0] -> L tensors [B, d_l])."""
-        return activities(self.layers, images, [None] * len(self.layers))
+        return activities(self.layers, images)
 
     def settle(self, images: Tensor, labels: Tensor, states: list[Tensor]) -> Iterator[list[LayerState]]:
         """T iterations; in each, all layers follow what their neighbours were in the one before.

@@ -13,7 +13,7 @@ from src.datasets.batches import Examples
 from src.layers.layer import FFLayer, LayerModel, length_normalise, root_mean_square
 from src.layers.products import linear
 from src.layers.readout import Readout
-from src.layers.stack import activities, dense_layers
+from src.layers.stack import activities, dense_layers, normalised
 from src.methods import Published
 from src.negatives import wrong_labels
 from src.negatives.codes import NUM_CLASSES, embed, neutral, one_hot
@@ -133,11 +133,8 @@ def step(
 def neutral_features(net: FFNet, first: FirstLayer, weights: Sequence[Tensor]) -> Tensor:
     """What the read-out sees: the normalised activities of layers 2..L under the neutral code ([B, d_2 + .. + d_L])."""
     codes = neutral(first.images).expand(len(first.images), NUM_CLASSES)
-    n, features = length_normalise(first.activity(codes, first.inputs(codes))), []
-    for layer, weight in zip(net.layers[1:], weights[1:], strict=True):
-        n = length_normalise(layer(n, weight))
-        features.append(n)
-    return torch.cat(features, dim=1)
+    h = first.activity(codes, first.inputs(codes))
+    return torch.cat(normalised(net.layers[1:], length_normalise(h), weights[1:]), dim=1)
 
 
 def phases(net: FFNet, *, epochs: int, negatives: str, compile: bool, **rates) -> list[Phase]:

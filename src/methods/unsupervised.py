@@ -17,7 +17,7 @@ from src.datasets.batches import Examples, to_unit
 from src.layers.layer import FFLayer, LayerModel, length_normalise
 from src.layers.local import local_layers
 from src.layers.readout import Readout
-from src.layers.stack import activities, dense_layers
+from src.layers.stack import activities, dense_layers, normalised
 from src.methods import Published
 from src.negatives import images as negative_images
 from src.negatives.masks import mixed, random_masks
@@ -84,20 +84,20 @@ class UnsupervisedNet(nn.Module):
 
     def activities(self, x: Tensor) -> list[Tensor]:
         """The activity h_l of every hidden layer (x: [B, 784] -> L tensors [B, d_l])."""
-        return activities(self.layers, x, [None] * len(self.layers))
+        return activities(self.layers, x)
 
-    def features(self, all_h: Sequence[Tensor]) -> dict[str, Tensor]:
-        """What every read-out sees, by rule: normalised activities, each layer's by itself."""
-        dims = [h.shape[1] for h in all_h]
-        n = torch.cat([length_normalise(h) for h in all_h], dim=1)
+    def features(self, all_n: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What every read-out sees, by rule, of the normalised activities of all layers (each [B, d_l])."""
+        dims = [n.shape[1] for n in all_n]
+        n = torch.cat(all_n, dim=1)
         alone = {f"one_pass_layer_{layer}": of_layer for layer, of_layer in enumerate(n.split(dims, dim=1), start=1)}
         return {"one_pass": n[:, dims[0] :], "one_pass_all_layers": n, **alone}
 
-    def learn_readouts(self, all_h: Sequence[Tensor], labels: Tensor, share: float) -> Tensor:
-        """All read-outs learn from the activities of all layers; returns the loss of the paper's, summed (scalar)."""
+    def learn_readouts(self, all_n: Sequence[Tensor], labels: Tensor, share: float) -> Tensor:
+        """All read-outs learn from `features`; returns the loss of the paper's, summed (scalar)."""
         losses = {
             rule: self.readouts[rule].learn(n, self.readouts[rule](n), labels, share)
-            for rule, n in self.features(all_h).items()
+            for rule, n in self.features(all_n).items()
         }
         return losses["one_pass"]
 
@@ -119,12 +119,12 @@ def step(
         images: pixels in [0, 1] ([B, 784]), the positives; negatives: as many; labels: for the read-outs alone ([B]).
     """
     share = age_gradients(optimizer)
-    x, figures, positives = torch.cat([images, negatives]), [], []
+    n, figures, positives = length_normalise(torch.cat([images, negatives])), [], []
     for layer in net.layers:
-        n = length_normalise(x)  # what is handed on is numbers: no gradient of this layer reaches the one below
-        x = layer(n)
-        figures.append(layer.learn(n, x, share))
-        positives.append(x[: len(images)])
+        h = layer(n)
+        figures.append(layer.learn(n, h, share))
+        n = length_normalise(h)  # what is handed on is numbers: no gradient of the layer above reaches this one
+        positives.append(n[: len(images)])
     readout_loss = net.learn_readouts(positives, labels, share)
     optimizer.step()
     return step_figures(figures, readout_loss)
@@ -136,7 +136,7 @@ def readout_step(
 ) -> dict[str, Tensor]:
     """One update of the read-outs, which are all that `optimizer` has, while the layers stay as they are."""
     share = age_gradients(optimizer)
-    readout_loss = net.learn_readouts(net.activities(images), labels, share)
+    readout_loss = net.learn_readouts(normalised(net.layers, length_normalise(images)), labels, share)
     optimizer.step()
     return step_figures([], readout_loss)
 
@@ -166,7 +166,8 @@ def phases(
 @torch.no_grad()
 def scores(net: UnsupervisedNet, images: Tensor) -> dict[str, Tensor]:
     """By the read-outs, the paper's first; no label is written anywhere ([B, 784] -> each [B, 10])."""
-    return {rule: net.readouts[rule](n) for rule, n in net.features(net.activities(images)).items()}
+    features = net.features(normalised(net.layers, length_normalise(images)))
+    return {rule: net.readouts[rule](n) for rule, n in features.items()}
 
 
 def pictures(net: UnsupervisedNet, test: Examples, scores: dict[str, Tensor], *, blurs: int, **_) -> dict:

@@ -20,10 +20,7 @@ def resolve_device(name: str) -> torch.device:
         ConfigError: the machine or this build of torch has no such device.
     """
     if name == "auto":
-        trouble = cuda_trouble(torch.device("cuda", 0))
-        if trouble and torch.cuda.is_available():
-            log.warning(f"device=auto: {trouble}; the CPU is used")
-        return torch.device("cpu" if trouble else "cuda")
+        return torch.device("cpu" if cuda_trouble(torch.device("cuda", 0)) else "cuda")
     device = torch.device(name)
     if device.type == "cuda" and (trouble := cuda_trouble(device)):
         raise ConfigError(f"device={name}: {trouble}")
@@ -46,11 +43,8 @@ def cuda_trouble(device: torch.device) -> str | None:
         same_series = built_for[0] == capability[0] and built_for <= capability
         if same_series if kind == "sm" else built_for <= capability:
             return None
-    name, version = torch.cuda.get_device_name(number), ".".join(map(str, capability))
-    return (
-        f"this build of torch has no code for the {name} (compute capability {version}); "
-        "install one for an older CUDA, or use device=cpu"
-    )
+    name = f"{torch.cuda.get_device_name(number)} (compute capability {capability[0]}.{capability[1]})"
+    return f"this build of torch has no code for the {name}; install one for an older CUDA, or use device=cpu"
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
@@ -71,10 +65,12 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def use(name: str) -> torch.device:
-    """`resolve_device`, and a CUDA device is the current one from now on, which streams and graphs are made for."""
+    """`resolve_device`, and a CUDA device is the current one from now on; one that "auto" cannot use is told of."""
     device = resolve_device(name)
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)
+    elif name == "auto" and torch.cuda.is_available():
+        log.warning(f"device=auto: {cuda_trouble(torch.device('cuda', 0))}; the CPU is used")
     return device
 
 
