@@ -153,8 +153,8 @@ def train(
         generator=generator,
         cuda_graph=config.training.cuda_graph and examples.labels.is_cuda,
     )
-    save_every = config.training.checkpoint_every
-    seconds, validate_every = done["train_seconds"], config.evaluation.every if len(validation) else 0
+    save_every, validate_every = config.training.checkpoint_every, config.evaluation.every if len(validation) else 0
+    seconds = saved = done["train_seconds"]
     run_log = RunLog(out_dir, epochs, done["metrics"], config.logging.tensorboard)
     with run_log, StopSignals() as stop:
         try:
@@ -172,8 +172,9 @@ def train(
                     record |= {"validation_images": len(validation), "validation_errors": errors}
                 run_log.epoch(record)
                 done = {"epoch": epoch, "state": training_state(net, generator), "train_seconds": seconds}
-                if last or (save_every and epoch % save_every == 0):
+                if last or 0 < save_every <= seconds - saved:
                     save(out_dir, done, run_log)
+                    saved = seconds
             with stop.allowed():  # for a signal that came after the last step
                 pass
         except Stopped as stopped:

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import re
 import resource
 import shlex
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -39,7 +41,7 @@ from src.training.log import read_metrics, read_result
 
 EPOCHS = 7
 OVERRIDES = [
-    "model.hidden_dims=[24,24]", f"training.epochs={EPOCHS}", "training.checkpoint_every=2", "evaluation.every=0",
+    "model.hidden_dims=[24,24]", f"training.epochs={EPOCHS}", "training.checkpoint_every=1e-9", "evaluation.every=0",
     "training.batch_size=50", "data.jitter=1", "device=cpu", "precision=fp32", "name=short", "logging.pictures=false",
 ]  # fmt: skip
 
@@ -55,6 +57,10 @@ def whole(tmp_path_factory, overrides) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
     run(composed(*overrides), folder)
     return folder
+
+
+def epochs_take(seconds: int, monkeypatch) -> None:
+    monkeypatch.setattr(experiment, "time", SimpleNamespace(perf_counter=itertools.count(0, seconds).__next__))
 
 
 def assert_same_run(folder: Path, whole: Path) -> None:
@@ -159,6 +165,15 @@ def test_a_signal_after_the_last_step_stops_the_run_too(monkeypatch, tmp_path, o
     assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.parametrize(("seconds", "expected"), [(60, [3, 6, 7]), (0, [7]), (0.1, [1, 2, 3, 4, 5, 6, 7])])
+def test_checkpoints_are_seconds_of_training_apart(monkeypatch, tmp_path, overrides, seconds, expected):
+    saved = []
+    epochs_take(25, monkeypatch)
+    monkeypatch.setattr(experiment, "save", lambda _, done, __: saved.append(done["epoch"]))
+    run(composed(*overrides, f"training.checkpoint_every={seconds}"), tmp_path)
+    assert saved == expected
+
+
 def test_a_run_keeps_the_precision_it_began_with_and_leaves_its_argument_alone(monkeypatch, tmp_path, overrides):
     config = composed(*overrides, "precision=auto", "training.epochs=1")
     before = copy.deepcopy(config)
@@ -212,14 +227,15 @@ def test_a_run_without_a_checkpoint_starts_again(tmp_path, overrides, whole):
         ("unsupervised", 1, 2),
     ],
 )
-def test_every_method_goes_on_as_if_nothing_had_been(tmp_path, overrides, method, epochs, readout_epochs):
+def test_every_method_goes_on_as_if_nothing_had_been(monkeypatch, tmp_path, overrides, method, epochs, readout_epochs):
     """From its checkpoint after epoch 2, the last but one."""
+    epochs_take(1, monkeypatch)
     phases = [
         f"training.epochs={epochs}",
         *([f"training.readout_epochs={readout_epochs}"] if readout_epochs else []),
     ]
     validation = ("data.validation_images=200", "evaluation.every=3")
-    config = composed(*overrides, f"method={method}", *phases, *validation)
+    config = composed(*overrides, f"method={method}", *phases, *validation, "training.checkpoint_every=2")
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     run(config, whole)
     records = read_metrics(whole)

@@ -99,7 +99,7 @@ class Training:
     momentum: float = number(at_least=0, below=1)
     decay_in_momentum: bool = MISSING
     cuda_graph: bool = MISSING
-    checkpoint_every: int = number(at_least=0)
+    checkpoint_every: float = number(at_least=0)
 
 
 @dataclass
