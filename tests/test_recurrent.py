@@ -8,6 +8,7 @@ import torch
 from nets import BATCH, INPUT_DIM, LAYER, SHEET_RATES, TINY, assert_close, optimizer_for, tensors
 
 from src.layers.layer import FFLayer
+from src.methods import recurrent
 from src.methods.recurrent import RecurrentFFNet, new_net, scores, step
 from src.training.optimiser import gain, set_gain
 
@@ -24,7 +25,7 @@ def small_net(hidden_dims: list[int], pixels: int = INPUT_DIM, **options) -> Rec
 
 @pytest.mark.parametrize("hidden_dims", [[17], [17, 13], [17, 9, 13]], ids=["one layer", "two layers", "three layers"])
 @pytest.mark.parametrize("options", [{}, dict(damping=0.6, iterations=5, first_learning_iteration=3, temperature=2.0)])
-def test_updates_are_those_of_numpy(hidden_dims, options):
+def test_updates_are_those_of_numpy(monkeypatch, hidden_dims, options):
     net = small_net(hidden_dims, **options)
     state = reference_recurrent.new_state(
         *([getattr(layer, name).detach().double().numpy() for layer in net.layers] for name in PARAMETERS)
@@ -61,6 +62,7 @@ def test_updates_are_those_of_numpy(hidden_dims, options):
 
     images, _, _ = tensors(100, size=5)
     over_time = reference_recurrent.goodness_over_time(state, images.numpy(), **settings)
+    monkeypatch.setattr(recurrent, "LABELLED_AT_ONCE", 2)  # images: in parts, of which the last is smaller
     assert_close(net.goodness_over_time(images), over_time)
     by_rule = scores(net, images)
     assert_close(by_rule["goodness"], over_time[2:5].mean(axis=0).sum(axis=0))

@@ -26,6 +26,7 @@ from src.training.optimiser import age_gradients, make_optimizer
 SECTION = "3.4"
 SMALLEST_BATCH = 1
 FIRST_AVERAGED, LAST_AVERAGED = 3, 5  # the iterations over which the goodness of a label is averaged
+LABELLED_AT_ONCE = 500  # images, each under all ten labels; a matter of memory
 WRONG_LABELS = choices(wrong_labels)
 PUBLISHED = [Published("recurrent", "Hinton's paper", "2 or 3 x 2000", "60", "goodness", "1.31")]
 
@@ -178,16 +179,16 @@ class RecurrentFFNet(nn.Module):
     @torch.no_grad()
     def goodness_over_time(self, images: Tensor) -> Tensor:
         """Goodness of every layer under every label after every iteration ([B, d_0] -> [T, L, B, 10])."""
-        start = self.bottom_up(images)
-        per_label = []
-        for label in range(NUM_CLASSES):
-            labels = torch.full((len(images),), label, device=images.device)
+        parts = []
+        for some in images.split(LABELLED_AT_ONCE):
+            labels = torch.arange(NUM_CLASSES, device=images.device).repeat_interleave(len(some))
+            start = [h.repeat(NUM_CLASSES, 1) for h in self.bottom_up(some)]
             over_time = [
                 torch.stack([layer.goodness(state.h) for layer, state in zip(self.layers, states, strict=True)])
-                for states in self.settle(images, labels, start)
+                for states in self.settle(some, labels, start)
             ]
-            per_label.append(torch.stack(over_time))
-        return torch.stack(per_label, dim=3)
+            parts.append(torch.stack(over_time).unflatten(2, (NUM_CLASSES, -1)))  # [T, L, 10, B]
+        return torch.cat(parts, dim=3).transpose(2, 3)
 
 
 def features(states: Sequence[Tensor]) -> Tensor:
