@@ -1,0 +1,57 @@
+"""Every tensor of a step on a GPU is on that GPU: checked where there is none, with tensors that hold no numbers."""
+
+from functools import partial
+
+import pytest
+import torch
+from nets import WAYS, configured, phases_of
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from src import methods
+from src.datasets.batches import Examples
+from src.experiment import new_net
+from src.negatives import masks
+from src.training.epochs import _update
+
+pytestmark = pytest.mark.skipif(torch.version.cuda is None, reason="this build of torch is for CPUs")
+BATCH, COUNT = 10, 40
+
+
+class Generator(torch.Generator):
+    """In place of a CUDA generator, which needs a driver: it only says where it is."""
+
+    device = torch.device("cuda")
+
+
+def fake_examples() -> Examples:
+    images = torch.empty(COUNT, 784, dtype=torch.uint8, device="cuda")
+    return Examples(images, torch.empty(COUNT, dtype=torch.int64, device="cuda"))
+
+
+def what_it_updates_is_on_the_gpu(optimizer: torch.optim.SGD) -> None:
+    for group in optimizer.param_groups:
+        tensors = [group["lr"], *group["params"], *(parameter.grad for parameter in group["params"])]
+        assert {tensor.device.type for tensor in tensors} == {"cuda"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("way", WAYS)
+def test_steps_and_scores_stay_on_the_gpu(monkeypatch, way, precision):
+    monkeypatch.setattr(torch.optim.SGD, "step", what_it_updates_is_on_the_gpu)  # fake tensors know no fused update
+    exponential, baddbmm = torch.Tensor.exponential_, torch.baddbmm  # .. nor these a generator or a dtype
+    monkeypatch.setattr(torch.Tensor, "exponential_", lambda x, *, generator: exponential(x))
+    monkeypatch.setattr(torch, "baddbmm", lambda x, a, b, out_dtype=None, out=None: baddbmm(x, a.float(), b.float()))
+    monkeypatch.setattr(masks, "blurring", masks.blurring.__wrapped__)  # nothing fake stays in its cache
+    config = configured(way, f"precision={precision}")
+    with FakeTensorMode():
+        with torch.device("cuda"):  # fake parameters cannot be moved
+            net = new_net(config)
+        examples = fake_examples()
+        for phase in phases_of(config, net):
+            totals = {}
+            update = partial(_update, phase.step, examples, 1, Generator(), totals)
+            for batch in torch.empty(COUNT, dtype=torch.int64, device="cuda").split(BATCH):
+                update(batch)
+            assert {total.device.type for total in totals.values()} == {"cuda"}
+        scores = methods.named(config.method).scores(net, torch.empty(BATCH, 784, device="cuda"))
+        assert {of_classes.device.type for of_classes in scores.values()} == {"cuda"}
