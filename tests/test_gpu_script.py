@@ -1,0 +1,74 @@
+"""benchmarks/gpu.py, as far as it goes without a GPU: the real command on few images, and parts that fail."""
+
+import json
+import time
+
+from commands import REPOSITORY, command
+
+from benchmarks import gpu
+from benchmarks.parts import each, measured
+
+
+def measure(path, few_images, *arguments):
+    root = next(override.partition("=")[2] for override in few_images if override.startswith("data.root="))
+    options = ["--device", "cpu", "--quick", "--dataset", "idx", "--data-root", root]
+    return command(str(path), *options, *arguments, module="benchmarks.gpu")
+
+
+def test_every_part_has_its_rows(tmp_path, few_images):
+    """The tests of CUDA are left out: they need no script to be skipped."""
+    path = tmp_path / "gpu.json"
+    done = measure(path, few_images, "--parts", "experiments", "resume", "timings", "compiled")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert all(part["error"] is None for part in result["parts"].values()) and "error:" not in done.stdout
+    rows = {row[0]: row[1] for part in result["parts"].values() for row in part["rows"]}
+    assert "(+0.0%)" in rows["paper"] and rows["paper, no graph"] == rows["paper, compiled"] == "needs CUDA"
+    assert sum("relative difference 0.0e+00" in value for value in rows.values()) == 1
+    assert rows["matlab, 2 epochs, fp32"].endswith(" s") and rows["paper, test error"].endswith(" %")
+    assert command(str(path), "--show", module="benchmarks.gpu").stdout == done.stdout
+
+
+def test_a_part_that_fails_loses_itself_alone(tmp_path, few_images):
+    """There are no data for the first one; the second one takes the place of what was there."""
+    path = tmp_path / "gpu.json"
+    kept = {"rows": [["kept", "1 s", ""]], "seconds": 1, "error": None}
+    path.write_text(json.dumps({"parts": {"timings": kept, "compiled": kept}}), encoding="utf-8")
+    done = measure(path, few_images, "--parts", "tests", "experiments", "compiled", "--data-root", str(tmp_path))
+    parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
+    assert [row[0] for row in parts["tests"]["rows"]] == ["tests of CUDA"]
+    assert parts["timings"] == kept and parts["compiled"]["rows"][0] == [
+        "paper, compiled",
+        "needs CUDA",
+        "as not compiled",
+    ]
+    assert all(row[1].startswith("error: src.datasets.idx.DataError") for row in parts["experiments"]["rows"])
+    assert done.stdout.count("DataError") == 1
+
+
+def hanging(seconds):
+    yield "before", "1", ""
+    time.sleep(seconds)
+
+
+def failing(name):
+    yield name, "1", ""
+    raise ValueError(f"no {name}\nand more")
+
+
+def test_what_was_known_before_a_failure_is_kept():
+    late = measured(hanging, 100, limit=4)
+    assert late["rows"] == [["before", "1", ""]] and late["error"] == "error: ended after 4 s" and late["seconds"] < 30
+    failed = measured(failing, "luck", limit=60)
+    assert failed["rows"] == [["luck", "1", ""]] and failed["error"] == "error: ValueError: no luck"
+    assert list(each("ab", failing))[1::2] == [
+        ("a", "error: ValueError: no a", ""),
+        ("b", "error: ValueError: no b", ""),
+    ]
+
+
+def test_all_fits_into_nine_minutes_and_no_test_of_cuda_is_forgotten():
+    assert gpu.SECONDS.keys() == gpu.PARTS.keys() and sum(gpu.SECONDS.values()) < 9 * 60 - 20
+    files = (REPOSITORY / "tests").glob("test_*.py")
+    marked = {f"tests/{path.name}" for path in files if "@on_cuda" in (text := path.read_text()) or "=on_cuda" in text}
+    assert marked - {"tests/test_gpu_script.py"} == set(gpu.CUDA_TESTS[:2])
