@@ -73,9 +73,10 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
             write_atomically(out_dir / "config.yaml", OmegaConf.to_yaml(config).encode(), replace=False)
         except FileExistsError as error:  # another run began there at the same time
             raise ConfigError(taken) from error
+    how = f"{config.precision}, compiled" if getattr(config.training, "compile", False) else config.precision
     log.info(
-        f"{config.name}: training on {len(examples)} images of {config.dataset}, {describe(device)}, "
-        f"{config.precision}; run in {out_dir}"
+        f"{config.name}: training on {len(examples)} images of {config.dataset}, {describe(device)}, {how}; "
+        f"run in {out_dir}"
     )
 
     net = new_net(config).to(device)
