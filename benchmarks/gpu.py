@@ -36,10 +36,8 @@ from src.config.errors import one_line_errors
 from src.config.values import SIDE, Config
 from src.datasets.batches import Examples
 from src.datasets.table import DATASETS, load
-from src.experiment import new_net, phases_of
 from src.results.tables import markdown
 from src.training.device import describe, resolve_device, resolve_precision
-from src.training.epochs import train_epochs
 from src.training.log import provenance, write_json
 from src.training.validation import count_errors, scores_for
 
@@ -170,7 +168,7 @@ def resume(at: At) -> Iterator[Row]:
 
 def kernels(running: Running, steps: int) -> tuple[float, float]:
     """Kernels and copies a step, and the share of the time (measured without the profiler) in which none runs."""
-    seconds = [running.epoch_seconds() for _ in range(4)][-1]
+    seconds = running.several(4)[-1]
     with torch.profiler.profile() as profiler:
         running.epoch_seconds()
     events = [event for event in profiler.events() if event.device_type == DeviceType.CUDA]
@@ -182,16 +180,14 @@ def kernels(running: Running, steps: int) -> tuple[float, float]:
 def whole_run(at: At, name: str, target: str) -> Iterator[Row]:
     config, device = at.config(f"experiment={name}"), torch.device(at.device)
     examples, _, test = at.examples(config.data.validation_images)
-    net, loop = new_net(config).to(device), {"batch_size": config.training.batch_size, "max_shift": config.data.jitter}
-    generator = torch.Generator(device).manual_seed(config.seed)
-    loop |= {"generator": generator, "cuda_graph": device.type == "cuda"}
+    running = Running(examples, config, device, epochs=config.training.epochs)
     times = [time.perf_counter()]  # an epoch ends with its figures on the host
-    times += [time.perf_counter() for _ in train_epochs(phases_of(config, net), examples, **loop)]
+    times += [time.perf_counter() for _ in running.epochs]
     seconds = [after - before for before, after in pairwise(times)]
     start = max(0.0, seconds[0] - statistics.median(seconds))
     yield f"{name}, {len(seconds)} epochs, {config.precision}", f"{sum(seconds) - start:.2f} s", target
     yield f"{name}, start", f"{start:.2f} s", ""
-    yield f"{name}, test error", f"{test_error(config, net, test):.2f} %", ""
+    yield f"{name}, test error", f"{test_error(config, running.net, test):.2f} %", ""
 
 
 def timings(at: At) -> Iterator[Row]:

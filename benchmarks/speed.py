@@ -39,11 +39,10 @@ from src.datasets.table import load as load_data
 from src.experiment import new_net, phases_of
 from src.negatives.codes import NUM_CLASSES
 from src.results.tables import duration, markdown, net_name
-from src.training.checkpoint import write_atomically
 from src.training.compiling import compiled
 from src.training.device import PRECISIONS, describe, resolve_device, resolve_precision, synchronise
 from src.training.epochs import train_epochs
-from src.training.log import provenance
+from src.training.log import provenance, write_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NETS = {"matlab": [1000] * 3, "paper": [2000] * 4}
@@ -51,6 +50,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml
 PART = 6_000  # images of an epoch that is timed for an experiment
 SHORT_EPOCHS = 5
 GROWTH_IMAGES = 3000
+STEADY_EPOCHS = 1000  # so many that none of those measured has a falling rate
 KINDS = {  # of work -> the operators that do it
     "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm_"),
     "updates": ("aten::_fused_sgd_", "aten::mul_", "aten::add_", "aten::_foreach_mul_", "aten::lerp_"),
@@ -164,12 +164,14 @@ def products_rate(config: Config, dtype: torch.dtype, device: torch.device) -> f
 class Running:
     """What `config` trains, on `examples`, ready to go epoch after epoch at the full rate."""
 
-    def __init__(self, examples: Examples, config: Config, device: torch.device, phase: int = 0):
+    def __init__(
+        self, examples: Examples, config: Config, device: torch.device, phase: int = 0, epochs: int = STEADY_EPOCHS
+    ):
         self.net = new_net(config).to(device)
         self.device = device
         chosen = phases_of(config, self.net)[phase]
         self.epochs = train_epochs(
-            [chosen._replace(epochs=1000)],  # so many that none of those measured has a falling rate
+            [chosen._replace(epochs=epochs)],
             examples,
             batch_size=config.training.batch_size,
             max_shift=config.data.jitter,
@@ -534,7 +536,7 @@ def main() -> None:
     else:
         result = measure(arguments, device, precision)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
+    write_json(path, result)
     print(tables(result))
 
 
