@@ -236,7 +236,7 @@ def step(
 
 def phases(net: RecurrentFFNet, *, epochs: int, negatives: str, compile: bool, **rates) -> list[Phase]:
     """One. `rates` are those of `make_optimizer`."""
-    optimizer = make_optimizer(net.named_parameters(), compiled=compile, **rates)
+    optimizer = make_optimizer(net.named_parameters(), **rates)
     update = compiled(step, net.layers[0].weight.device) if compile else step
     return [Phase(epochs, optimizer, partial(update, net, optimizer, WRONG_LABELS[negatives]))]
 

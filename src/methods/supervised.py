@@ -139,7 +139,7 @@ def neutral_features(net: FFNet, first: FirstLayer, weights: Sequence[Tensor]) -
 
 def phases(net: FFNet, *, epochs: int, negatives: str, compile: bool, **rates) -> list[Phase]:
     """One: everything learns together. `rates` are those of `make_optimizer`."""
-    optimizer = make_optimizer(net.named_parameters(), compiled=compile, **rates)
+    optimizer = make_optimizer(net.named_parameters(), **rates)
     update = compiled(step, net.layers[0].weight.device) if compile else step
     return [Phase(epochs, optimizer, partial(update, net, optimizer, WRONG_LABELS[negatives]))]
 

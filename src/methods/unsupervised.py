@@ -148,7 +148,7 @@ def phases(
 
     `rates` are those of `make_optimizer`.
     """
-    optimizer = make_optimizer(net.named_parameters(), compiled=compile, **rates)
+    optimizer = make_optimizer(net.named_parameters(), **rates)
     update = compiled(step, net.layers[0].weight.device) if compile else step
     make_negatives = partial(NEGATIVE_IMAGES[negatives], blurs=blurs)
 

@@ -21,7 +21,6 @@ def make_optimizer(
     readout_weight_decay: float,
     momentum: float,
     decay_in_momentum: bool,
-    compiled: bool = False,
 ) -> torch.optim.SGD:
     """W <- W + eps (g - wc W) for weights, b <- b + eps g for biases, and read-outs with rates of their own.
 
@@ -29,9 +28,6 @@ def make_optimizer(
     with "bias" in their name are biases. -g is kept in `parameter.grad`, from zero, unless there is a g already, which
     then goes on. SGD's own momentum would not do: it does not damp the first gradient, and it smooths the decay along
     with the gradient. `decay_in_momentum` asks for the latter, on biases too.
-
-    `compiled`: steps will be. The compiler cannot look into torch's fused update, which would be one pass more over W
-    and g; of elementwise operations it makes one pass that ages g, adds to it and moves W.
     """
     groups = defaultdict(list)  # by rate and decay
     for name, parameter in parameters:
@@ -55,8 +51,7 @@ def make_optimizer(
             }
             for (rate, decay), group in groups.items()
         ],
-        fused=not compiled,
-        foreach=compiled,
+        fused=True,
     )
 
 
