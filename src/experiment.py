@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from src import methods
 from src.config.loading import check_sizes
@@ -30,6 +31,7 @@ from src.training.checkpoint import (
 from src.training.device import PRECISIONS, describe, resolve_precision, use
 from src.training.epochs import Diverged, Phase, train_epochs
 from src.training.log import RunLog, provenance, read_result, write_json
+from src.training.optimiser import averaged
 from src.training.signals import Stopped, StopSignals
 from src.training.validation import count_errors, scores_for
 
@@ -119,7 +121,7 @@ def new_net(config: Config) -> nn.Module:
 
 def phases_of(config: Config, net: nn.Module) -> list[Phase]:
     """What `config` trains: of the values in `training`, those that are not the loop's are the method's."""
-    loops = ("batch_size", "cuda_graph", "checkpoint_every")
+    loops = ("batch_size", "cuda_graph", "checkpoint_every", "average_epochs")
     own = {key: value for key, value in vars(config.training).items() if key not in loops}
     return methods.named(config.method).phases(net, **own)
 
@@ -133,7 +135,7 @@ def resuming(folder: Path) -> str:
 def train(
     config: Config, net: nn.Module, examples: Examples, validation: Examples, out_dir: Path, *, resume: bool
 ) -> tuple[float, list[int]]:
-    """Trains `net` in place, with validations, metrics.jsonl and checkpoints.
+    """Trains `net` in place, with validations, metrics.jsonl and checkpoints; leaves in it the weights to be tested.
 
     Returns:
         the seconds of training alone, and the epochs of each phase.
@@ -141,9 +143,11 @@ def train(
     generator = torch.Generator(examples.labels.device).manual_seed(config.seed)
     phases = phases_of(config, net)
     epochs = sum(phase.epochs for phase in phases)
+    average = averaged(net, config.training.average_epochs)
+    tested = average.module if average else net
     done: dict[str, Any] = {"epoch": 0, "metrics": [], "train_seconds": 0.0}  # what the last whole epoch left
     if resume:
-        done = restore(out_dir, net, generator) or done
+        done = restore(out_dir, net, average, generator) or done
         log.info(f"resumed after epoch {done['epoch']} of {epochs}")
     training = train_epochs(
         phases,
@@ -164,15 +168,17 @@ def train(
                 with stop.allowed():
                     figures = next(training)
                 seconds += time.perf_counter() - started
+                if average:
+                    average.update_parameters(net)
                 record, last = {"epoch": epoch, **figures}, epoch == epochs
                 if validate_every and (epoch % validate_every == 0 or last):
                     scores = scores_for(
-                        methods.named(config.method).scores, net, validation.images, config.evaluation.batch_size
+                        methods.named(config.method).scores, tested, validation.images, config.evaluation.batch_size
                     )
                     errors = count_errors(scores, validation)
                     record |= {"validation_images": len(validation), "validation_errors": errors}
                 run_log.epoch(record)
-                done = {"epoch": epoch, "state": training_state(net, generator), "train_seconds": seconds}
+                done = {"epoch": epoch, "state": training_state(net, average, generator), "train_seconds": seconds}
                 if last or 0 < save_every <= seconds - saved:
                     save(out_dir, done, run_log)
                     saved = seconds
@@ -188,6 +194,7 @@ def train(
             advice = f"a lower training.{diverged.rate} (now {getattr(config.training, diverged.rate):g}) may help"
             epoch = len(run_log.records) + 1
             raise ConfigError(f"{diverged} in epoch {epoch}; {advice}; {kept}") from diverged
+    net.load_state_dict(tested.state_dict())
     return seconds, [phase.epochs for phase in phases]
 
 
@@ -196,12 +203,14 @@ def save(out_dir: Path, done: dict[str, Any], run_log: RunLog) -> None:
     save_checkpoint(out_dir, done | {"metrics": run_log.records})
 
 
-def restore(out_dir: Path, net: nn.Module, generator: torch.Generator) -> dict[str, Any] | None:
-    """Puts net and generator into the state of the checkpoint in `out_dir`, and returns its content."""
+def restore(
+    out_dir: Path, net: nn.Module, average: AveragedModel | None, generator: torch.Generator
+) -> dict[str, Any] | None:
+    """Puts net, average and generator into the state of the checkpoint in `out_dir`, and returns its content."""
     try:
         done = load_checkpoint(out_dir, generator.device)
         if done:
-            restore_training_state(net, generator, done["state"])
+            restore_training_state(net, average, generator, done["state"])
     except CheckpointError as error:
         raise ConfigError(f"resume={out_dir}: {error}") from error
     return done

@@ -14,7 +14,6 @@ from src.config.values import Config
 from src.datasets.batches import Examples
 from src.layers.stack import dense_layers
 from src.methods.supervised import FFNet
-from src.training.epochs import Phase
 from src.training.optimiser import make_optimizer
 
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -83,13 +82,6 @@ def configured(way: str, *overrides: str) -> Config:
     return load(composed("model.hidden_dims=[20,12]", "precision=fp32", *WAYS[way].split(), *overrides))
 
 
-def phases_of(config: Config, net: nn.Module) -> list[Phase]:
-    """As `experiment.run` makes them."""
-    of_loop = ("batch_size", "cuda_graph", "checkpoint_every")
-    training = {key: value for key, value in vars(config.training).items() if key not in of_loop}
-    return methods.named(config.method).phases(net, **training)
-
-
 def update(net: nn.Module, optimizer: torch.optim.SGD, seed: int, size: int = 20) -> dict[str, torch.Tensor]:
     """A step of the net's method with a batch of 28 x 28 pixels and negatives that no generator draws."""
     images, labels, wrong = (part.to(next(net.parameters()).device) for part in tensors(seed, size, dim=784))
@@ -97,8 +89,8 @@ def update(net: nn.Module, optimizer: torch.optim.SGD, seed: int, size: int = 20
     if method is methods.named("unsupervised"):
         return method.step(net, optimizer, images, images.roll(1, dims=0).flip(1), labels)
     if method is methods.named("backprop"):
-        return method.step(net, optimizer, images, labels, None)
-    return method.step(net, optimizer, lambda logits, labels, generator: wrong, images, labels, None)
+        return method.step(net, optimizer, images, labels)
+    return method.step(net, optimizer, lambda logits, labels, noise: wrong, images, labels, None)
 
 
 def updated(way: str, *overrides: str, device: str = "cpu") -> nn.Module:

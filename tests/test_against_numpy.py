@@ -1,9 +1,21 @@
 """The whole algorithm against an independent float64 NumPy implementation of the sheet (tests/reference.py)."""
 
+import numpy as np
 import pytest
 import reference
 import torch
-from nets import BATCH, SHEET_RATES, TINY, as_state, assert_close, assert_layers_are, optimizer_for, small_net, tensors
+from nets import (
+    BATCH,
+    HIDDEN_DIMS,
+    SHEET_RATES,
+    TINY,
+    as_state,
+    assert_close,
+    assert_layers_are,
+    optimizer_for,
+    small_net,
+    tensors,
+)
 
 from src.layers.stack import activities
 from src.methods.supervised import FirstLayer, scores, step
@@ -16,8 +28,13 @@ from src.training.optimiser import gain, set_gain
     ("temperature", "peer_normalisation", "peer_momentum", "initial_mean_activity"),
     [(1.0, 0.03, 0.9, 0.5), (2.5, 0.2, 0.7, 0.3)],
 )
-def test_training_steps(decay_in_momentum, temperature, peer_normalisation, peer_momentum, initial_mean_activity):
+@pytest.mark.parametrize("loss", ["logistic", "symba"])
+@pytest.mark.parametrize("dropout", [0, 0.4])
+def test_training_steps(
+    decay_in_momentum, temperature, peer_normalisation, peer_momentum, initial_mean_activity, loss, dropout
+):
     net = small_net(
+        loss=loss,
         temperature=temperature,
         peer_normalisation=peer_normalisation,
         peer_momentum=peer_momentum,
@@ -30,19 +47,24 @@ def test_training_steps(decay_in_momentum, temperature, peer_normalisation, peer
     for number in range(4):
         images, labels, wrong = tensors(number, size=BATCH - number)  # the last batch of an epoch is smaller
         set_gain(optimizer, gain(epoch=number + 1, epochs=4))
-        drawn_from = []
+        drawn_from, scale, masks, numpy_masks, neutral_masks = [], (1 - dropout) ** -0.5, None, None, None
+        if dropout:
+            kept = np.random.default_rng(number).random((3 * len(images), sum(HIDDEN_DIMS))) >= dropout
+            masks = torch.tensor(scale * kept).float().split(HIDDEN_DIMS, dim=1)
+            numpy_masks = [mask.double().numpy() for mask in masks]
+            neutral_masks = [mask[: len(images)] for mask in numpy_masks]
 
-        def draw(logits, labels, generator, wrong=wrong, drawn_from=drawn_from):
+        def choose(logits, labels, noise, wrong=wrong, drawn_from=drawn_from):
             drawn_from.append(reference.hard_negative_distribution(logits.double().numpy(), labels.numpy()))
             return wrong
 
-        expected = reference.negative_label_distribution(state, images.numpy(), labels.numpy(), TINY)
-        step(net, optimizer, draw, images, labels, None)
+        expected = reference.negative_label_distribution(state, images.numpy(), labels.numpy(), TINY, neutral_masks)
+        step(net, optimizer, choose, images, labels, None, masks, scale)
         assert_close(torch.tensor(drawn_from[0]), expected)
         state = reference.train_step(
             state, images.numpy(), labels.numpy(), wrong.numpy(), **SHEET_RATES, gain=reference.gain(number + 1, 4),
             temperature=temperature, peer=peer_normalisation, peer_momentum=peer_momentum, tiny=TINY,
-            decay_in_momentum=decay_in_momentum,
+            decay_in_momentum=decay_in_momentum, loss=loss, masks=numpy_masks, scale=scale,
         )  # fmt: skip
         assert_layers_are(net, state)
         assert_close(net.readout.weight, state.softmax)
@@ -66,10 +88,14 @@ def test_goodness_and_the_scores_of_every_class():
     by_rule = scores(net, images)
     alone = {f"goodness_layer_{layer}": [layer] for layer in (1, 2, 3)}
     rules = {"goodness": [2, 3], "goodness_all_layers": [1, 2, 3], **alone}
-    assert by_rule.keys() == {*rules, "one_pass"}
+    assert by_rule.keys() == {*rules, "one_pass", "goodness_and_one_pass"}
     for rule, layers in rules.items():
         assert_close(by_rule[rule], reference.goodness_per_label(images.numpy(), state, layers, TINY))
-    assert_close(by_rule["one_pass"], reference.neutral_pass(images.numpy(), state, TINY)[1])
+    logits = reference.neutral_pass(images.numpy(), state, TINY)[1]
+    assert_close(by_rule["one_pass"], logits)
+    parts = reference.goodness_per_label(images.numpy(), state, [1, 2, 3], TINY), logits
+    expected = sum((part - part.mean(axis=1)[:, None]) / part.std(axis=1, ddof=1)[:, None] for part in parts)
+    assert_close(by_rule["goodness_and_one_pass"], expected)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])

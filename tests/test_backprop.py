@@ -31,7 +31,7 @@ def test_updates_are_those_of_numpy(hidden_dims, decay_in_momentum, momentum):
     for number in range(steps):
         images, labels, _ = tensors(number, size=BATCH - number % 2)
         set_gain(optimizer, gain(epoch=number + 1, epochs=steps))
-        figures = step(net, optimizer, images, labels, None)
+        figures = step(net, optimizer, images, labels)
         state, loss = reference_others.backprop_step(
             state, images.numpy(), labels.numpy(), **SHEET_RATES | dict(eps=0.5),
             gain=reference.gain(number + 1, steps), **smoothing,
@@ -52,6 +52,23 @@ def test_updates_are_those_of_numpy(hidden_dims, decay_in_momentum, momentum):
     last = reference_others.plain_forward(images.numpy(), state.weights, state.biases)[-1]
     assert list(by_rule) == ["one_pass"]
     assert_close(by_rule["one_pass"], last @ state.softmax.T)
+
+
+def test_an_update_with_dropout_is_that_of_autograd():
+    net, scale = small_net(), 1 / (1 - 0.4)
+    net.readout.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    optimizer = optimizer_for(net, learning_rate=0.0, readout_learning_rate=0.0, momentum=0.0)
+    images, labels, _ = tensors(0, size=40)
+    kept = torch.rand(40, sum(HIDDEN_DIMS), generator=torch.Generator().manual_seed(2)) >= 0.4
+    masks = (scale * kept).split(HIDDEN_DIMS, dim=1)
+    h = images
+    for weight, bias, mask in zip(net.weights, net.biases, masks, strict=True):
+        h = mask * F.relu(F.linear(h, weight, bias))
+    loss = F.cross_entropy(net.readout(h), labels)
+    expected = torch.autograd.grad(loss, list(net.parameters()))
+    step(net, optimizer, images, labels, masks, scale)
+    for parameter, gradient in zip(net.parameters(), expected, strict=True):
+        assert_close(parameter.grad, gradient.numpy())
 
 
 def test_start_values():

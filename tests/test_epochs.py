@@ -10,14 +10,14 @@ from unittest.mock import Mock
 import nets
 import pytest
 import torch
-from nets import WAYS, configured, on_cuda, optimizer_for, phases_of, small_net, tensors, updated
+from nets import WAYS, configured, on_cuda, optimizer_for, small_net, tensors, updated
 from torch import nn
 
 import src.training.epochs
 from src import methods
 from src.config.values import ConfigError
 from src.datasets.batches import Examples, shuffled_batches
-from src.experiment import new_net
+from src.experiment import new_net, phases_of
 from src.layers.stack import activities
 from src.methods import supervised
 from src.negatives import wrong_labels
@@ -43,7 +43,7 @@ def recorded_epochs(examples: Examples, epochs: int = 1, max_shift: int = 0) -> 
 
     def recording_step(images, labels, generator):
         calls.append((images, labels))
-        return supervised.step(net, still, lambda logits, labels, generator: (labels + 1) % 10, images, labels, None)
+        return supervised.step(net, still, lambda logits, labels, noise: (labels + 1) % 10, images, labels, None)
 
     phases = [Phase(epochs, still, recording_step)]
     options = dict(batch_size=BATCH, max_shift=max_shift, generator=torch.Generator())
@@ -62,9 +62,37 @@ def test_an_epoch_sees_every_example_once(examples):
 @pytest.mark.parametrize("negatives", ["hard", "uniform"])
 @pytest.mark.parametrize("method", ["supervised", "recurrent"])
 def test_negatives_are_drawn_as_asked(monkeypatch, method, negatives):
-    monkeypatch.setattr(methods.named(method), "step", lambda net, optimizer, draw, *batch: draw)
+    monkeypatch.setattr(methods.named(method), "step", lambda net, optimizer, chosen_by, *batch: chosen_by)
     config = configured(method, f"training.negatives={negatives}")
-    assert phases_of(config, new_net(config))[0].step(None, None, None) is getattr(wrong_labels, negatives)
+    images, labels, _ = tensors(0, dim=784)
+    chosen_by = phases_of(config, new_net(config))[0].step(images, labels, torch.Generator())
+    assert chosen_by is getattr(wrong_labels, negatives)
+
+
+@pytest.mark.parametrize("method", ["supervised", "backprop"])
+def test_dropout_is_drawn_as_asked(monkeypatch, method):
+    """Of an image, the same pixels in all passes; of activities, others in each; of both, the share asked for."""
+    monkeypatch.setattr(methods.named(method), "step", lambda *arguments: arguments)
+    config = configured(method, "training.dropout=0.3", "training.input_dropout=0.2")
+    of_training = phases_of(config, new_net(config))[0].step
+    images, labels, _ = tensors(0, size=500, dim=784)
+    before = images.clone()
+    draws = [of_training(images, labels, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    *_, masks, scale = draws[0]
+    pixels = next(argument for argument in draws[0] if isinstance(argument, torch.Tensor))
+    assert torch.equal(images, before)
+    scale_of_pixels, expected = (1.0, 0.7**-0.5) if method == "supervised" else (1 / 0.8, 1 / 0.7)
+    assert scale == pytest.approx(expected)
+    kept = pixels != 0
+    torch.testing.assert_close(pixels, kept * scale_of_pixels * images)
+    assert 1 - kept.float().mean().item() == pytest.approx(0.2, abs=0.005)
+    passes = 3 if method == "supervised" else 1
+    assert [tuple(mask.shape) for mask in masks] == [(500 * passes, 20), (500 * passes, 12)]
+    for mask in masks:
+        assert mask.unique().tolist() == pytest.approx([0, scale])
+        assert (mask == 0).float().mean().item() == pytest.approx(0.3, abs=0.02)
+    again, other = (draw[-2] for draw in draws[1:])
+    assert torch.equal(masks[0], again[0]) and not torch.equal(masks[0], other[0])
 
 
 def test_jitter_moves_the_images_that_are_trained_on(examples):

@@ -4,12 +4,12 @@ from functools import partial
 
 import pytest
 import torch
-from nets import WAYS, configured, phases_of
+from nets import WAYS, configured
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from src import methods
 from src.datasets.batches import Examples
-from src.experiment import new_net
+from src.experiment import new_net, phases_of
 from src.negatives import masks
 from src.training.epochs import _update
 

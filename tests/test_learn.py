@@ -95,11 +95,11 @@ def autograds(case: SimpleNamespace, goodness: str, loss: str, threshold: float,
     return SimpleNamespace(results=results, mean_activity=m, gradients=gradients)
 
 
-def learn(layer: FFLayer, of_learn: tuple, share: float) -> tuple[tuple, list[torch.Tensor]]:
+def learn(layer: FFLayer, of_learn: tuple, share: float, *scale: float) -> tuple[tuple, list[torch.Tensor]]:
     """What `learn` returns, and what it adds to the gradients."""
     before = [parameter.grad.clone() for parameter in layer.parameters()]
     with torch.no_grad():
-        results = layer.learn(*of_learn, share)
+        results = layer.learn(*of_learn, share, *scale)
     return results, [p.grad - g for p, g in zip(layer.parameters(), before, strict=True)]
 
 
@@ -121,6 +121,19 @@ def test_a_layer_adds_its_share_of_the_gradient(monkeypatch, kind, goodness, los
     torch.testing.assert_close(case.layer.mean_activity, expected.mean_activity)
     for ours, theirs in zip(added, expected.gradients, strict=True):
         assert theirs.abs().max() > 1e-3
+        assert (ours - 0.3 * theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+@every_goodness
+@every_loss
+def test_so_does_one_whose_activities_are_dropped(goodness, loss):
+    case, scale = new_case("dense", goodness=goodness, loss=loss), 0.7**-0.5
+    mask = scale * (torch.rand(2 * PAIRS, 8, generator=torch.Generator().manual_seed(1)) < 0.7)
+    case.h = [mask * case.h[0]]
+    n, h = case.of_learn
+    expected = autograds(case, goodness, loss, 1.0, 1.0)
+    _, added = learn(case.layer, (n, mask * h), 0.3, scale)
+    for ours, theirs in zip(added, expected.gradients, strict=True):
         assert (ours - 0.3 * theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 

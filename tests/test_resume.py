@@ -6,6 +6,7 @@ import itertools
 import re
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,26 @@ for trial in range(12):
     if not (out_dir / "result.json").exists():
         assert attempt(out_dir) == 0
 """
+
+
+def test_averaged_weights_are_tested_kept_and_resumed(tmp_path, overrides):
+    whole, resumed, averaged = tmp_path / "whole", tmp_path / "resumed", "training.average_epochs=3"
+    run(composed(*overrides, averaged), whole)
+    before, last = (torch.load(whole / name, weights_only=True)["state"] for name in (PREVIOUS, LATEST))
+    kept = torch.load(whole / "model.pt", weights_only=True)
+    assert before["average"]["n_averaged"] == EPOCHS - 1
+    for name, weight in last["model"].items():
+        mean = weight  # of running means, the last are kept
+        if "mean_activity" not in name:
+            mean = torch.lerp(before["average"][f"module.{name}"], weight, 1 / 3)
+            assert not torch.equal(mean, weight)
+        torch.testing.assert_close(kept[name], mean)
+
+    resumed.mkdir()
+    shutil.copy(whole / "config.yaml", resumed)
+    shutil.copy(whole / PREVIOUS, resumed / LATEST)
+    run(composed(*overrides, averaged), resumed, resume=True)
+    assert_same_run(resumed, whole)
 
 
 def test_killed_at_random_moments(tmp_path, overrides, whole):
@@ -319,7 +340,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(tmp_path, over
 def checkpoint() -> tuple[bytes, dict]:
     model = small_net()
     optimizer_for(model)
-    content = {"epoch": 3, "state": training_state(model, torch.Generator()), "metrics": [], "train_seconds": 1.0}
+    content = {"epoch": 3, "state": training_state(model, None, torch.Generator()), "metrics": [], "train_seconds": 1.0}
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue(), content
@@ -350,16 +371,16 @@ def test_a_checkpoint_of_another_net_is_refused():
     model, other = small_net(), small_net(hidden_dims=[17, 9, 12])
     optimizer_for(model), optimizer_for(other)
     with pytest.raises(CheckpointError, match=r"another architecture: its layers.2.weight is \[13, 9\], not \[12, 9\]"):
-        restore_training_state(other, torch.Generator(), training_state(model, torch.Generator()))
+        restore_training_state(other, None, torch.Generator(), training_state(model, None, torch.Generator()))
 
 
 def test_a_checkpoint_of_another_kind_of_device_is_refused_and_changes_nothing():
     model, other = small_net(), small_net(seed=1)
     optimizer_for(model), optimizer_for(other)
-    of_a_gpu = training_state(model, torch.Generator()) | {"generator": torch.zeros(16, dtype=torch.uint8)}
+    of_a_gpu = training_state(model, None, torch.Generator()) | {"generator": torch.zeros(16, dtype=torch.uint8)}
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     with pytest.raises(CheckpointError, match="of another kind of device than cpu"):
-        restore_training_state(other, torch.Generator(), of_a_gpu)
+        restore_training_state(other, None, torch.Generator(), of_a_gpu)
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
 
 

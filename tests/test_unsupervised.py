@@ -11,7 +11,7 @@ import reference_others
 import torch
 from nets import BATCH, HIDDEN_DIMS, TINY, as_state, assert_close, assert_layers_are, optimizer_for, small_net, tensors
 
-from src.experiment import new_net
+from src.experiment import new_net, phases_of
 from src.methods import unsupervised
 from src.methods.unsupervised import UnsupervisedNet, readout_step, scores, step
 from src.negatives.images import hybrids
@@ -122,7 +122,7 @@ SETTINGS = ["training.batch_size=10", "training.epochs=3", "training.readout_epo
 def test_the_layers_learn_first_and_the_read_outs_alone_after_them():
     config = nets.configured("unsupervised", *SETTINGS)
     net = new_net(config)
-    phases = nets.phases_of(config, net)
+    phases = phases_of(config, net)
     assert [phase.epochs for phase in phases] == [3, 2]
     layers, readouts, figures = [layers_of(net)], [copy.deepcopy(readout_weights(net))], []
     for of_epoch in train_epochs(phases, nets.examples(), batch_size=10, max_shift=0, generator=torch.Generator()):
@@ -143,7 +143,7 @@ def test_the_layers_learn_first_and_the_read_outs_alone_after_them():
 def test_negatives_are_hybrids_of_the_batch(monkeypatch):
     config, drawn = nets.configured("unsupervised", *SETTINGS), []
     monkeypatch.setattr(unsupervised, "step", lambda net, optimizer, images, negatives, labels: drawn.append(negatives))
-    first, _ = nets.phases_of(config, new_net(config))
+    first, _ = phases_of(config, new_net(config))
     batch, generator = nets.examples()[:10], torch.Generator().manual_seed(0)
     for _ in range(2):
         first.step(batch.images / 255, batch.labels, generator)

@@ -86,7 +86,7 @@ class FFLayer(nn.Module):
         """h = relu(z) ([B, d_{l-1}] -> [B, d_l])."""
         return self.total_input(n, weight).relu_()
 
-    def learn(self, n: Tensor, h: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    def learn(self, n: Tensor, h: Tensor, share: float, scale: float = 1.0) -> tuple[Tensor, Tensor]:
         """Adds `share` of the gradient of the layer's own loss to what is in its parameters' `.grad`.
 
         This is all of Forward-Forward learning: nothing of it comes from another layer, so nothing is propagated back.
@@ -94,6 +94,7 @@ class FFLayer(nn.Module):
         Args:
             n: normalised inputs of B positive and, below them, the B negative cases ([2B, d_{l-1}]); h: activities
                 ([2B, d_l]).
+            scale: what dropout has multiplied the surviving activities by.
 
         Returns:
             the loss of each pair ([B]) and the goodness of each case ([2B]).
@@ -101,7 +102,7 @@ class FFLayer(nn.Module):
         size = len(h) // 2
         G = self.goodness(h)
         loss, *dloss_dG = self.loss(*G.chunk(2), theta=self.theta, temperature=self.temperature)
-        dloss_dG = torch.cat(dloss_dG) / size  # of the mean loss over the pairs: [2B]
+        dloss_dG = torch.cat(dloss_dG) / (size / scale)  # of the mean loss over the pairs: [2B]
         cases = significant(dloss_dG.abs())
         h_of_cases = rows(h, cases)
         dz = self.derivative(h_of_cases, rows(dloss_dG, cases), gate=h_of_cases > 0)

@@ -19,3 +19,15 @@ def logistic(positive: Tensor, negative: Tensor, *, theta: float, temperature: f
     positive, negative = (positive - theta) / temperature, (negative - theta) / temperature
     loss = (F.softplus(-positive) + F.softplus(negative)) / 2
     return loss, -torch.sigmoid(-positive) / (2 * temperature), torch.sigmoid(negative) / (2 * temperature)
+
+
+def symba(positive: Tensor, negative: Tensor, *, theta: float, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """T/2 log(1 + exp((G- - G+) / T)): SymBa (Lee and Song 2023, arXiv 2303.08418), with alpha = 1 / T.
+
+    Only the difference within a pair counts, as it does when the ten labels are compared; theta does not. The factor
+    T/2 keeps the learning rate's meaning: with the sum of squares, -dloss/dz is q h on positives and -q h on negatives,
+    q = sigmoid((G- - G+) / T).
+    """
+    difference = (negative - positive) / temperature
+    q = torch.sigmoid(difference)
+    return temperature / 2 * F.softplus(difference), -q / 2, q / 2

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from src.layers.dropout import dropped
 from src.layers.layer import FFLayer, length_normalise
 
 
@@ -27,10 +28,18 @@ def activities(layers: Sequence[FFLayer], x: Tensor, weights: Sequence[Tensor | 
     return all_h
 
 
-def normalised(layers: Sequence[FFLayer], n: Tensor, weights: Sequence[Tensor | None] | None = None) -> list[Tensor]:
-    """n(h) of every layer, for inputs n that are normalised ([B, d] -> tensors [B, d_l]); `weights`: cast ones."""
-    all_n = []
-    for layer, weight in zip(layers, weights or [None] * len(layers), strict=True):
-        n = length_normalise(layer(n, weight))
+def normalised(
+    layers: Sequence[FFLayer],
+    n: Tensor,
+    weights: Sequence[Tensor | None] | None = None,
+    masks: Sequence[Tensor | None] | None = None,
+) -> list[Tensor]:
+    """n(h) of every layer, for inputs n that are normalised ([B, d] -> tensors [B, d_l]).
+
+    `weights`: cast ones; `masks`: of dropout (each [B, d_l]).
+    """
+    all_n, none = [], [None] * len(layers)
+    for layer, weight, mask in zip(layers, weights or none, masks or none, strict=True):
+        n = length_normalise(dropped(layer(n, weight), mask))
         all_n.append(n)
     return all_n

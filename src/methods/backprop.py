@@ -1,25 +1,32 @@
 """The back-propagation baseline: the same stack of ReLU layers, trained end to end on the classes (section 3.1)."""
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from src.config import values
-from src.config.values import SIDE
+from src.config.values import SIDE, number
 from src.datasets.batches import Examples
+from src.layers.dropout import dropped, survivors
 from src.layers.products import add_outer, linear, rows, significant
 from src.layers.readout import Readout
 from src.methods import Published
 from src.training.epochs import Phase, step_figures
-from src.training.optimiser import age_gradients, make_optimizer
+from src.training.optimiser import age_gradients, descend, make_optimizer
 
 SECTION = "3.1"
 SMALLEST_BATCH = 1
 PUBLISHED = [Published("backprop", "Hinton's paper", "a few layers", "about 20", "one_pass", "about 1.4")]
-Model, Training = values.Model, values.Training
+Model = values.Model
+
+
+@dataclass
+class Training(values.Training):
+    dropout: float = number(at_least=0, below=1)
+    input_dropout: float = number(at_least=0, below=1)
 
 
 class BackpropNet(nn.Module):
@@ -44,11 +51,11 @@ class BackpropNet(nn.Module):
         self.readout = Readout(dims[-1][1])
         self.matmul_dtype = matmul_dtype
 
-    def activities(self, images: Tensor) -> list[Tensor]:
-        """h_0..h_L ([B, 784], pixels in [0, 1] -> L + 1 tensors [B, d_l])."""
+    def activities(self, images: Tensor, masks: Sequence[Tensor | None] | None = None) -> list[Tensor]:
+        """h_0..h_L ([B, 784], pixels in [0, 1] -> L + 1 tensors [B, d_l]); `masks`: of dropout (each [B, d_l])."""
         all_h = [images]
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            all_h.append(linear(all_h[-1], weight, self.matmul_dtype).add_(bias).relu_())
+        for weight, bias, mask in zip(self.weights, self.biases, masks or [None] * len(self.weights), strict=True):
+            all_h.append(dropped(linear(all_h[-1], weight, self.matmul_dtype).add_(bias).relu_(), mask))
         return all_h
 
 
@@ -59,15 +66,24 @@ def new_net(*, hidden_dims: Sequence[int], generator: torch.Generator, matmul_dt
 
 @torch.no_grad()
 def step(
-    net: BackpropNet, optimizer: torch.optim.SGD, images: Tensor, labels: Tensor, generator: torch.Generator
+    net: BackpropNet,
+    optimizer: torch.optim.SGD,
+    images: Tensor,
+    labels: Tensor,
+    masks: Sequence[Tensor] | None = None,
+    scale: float = 1.0,
 ) -> dict[str, Tensor]:
     """One update of all weights by the gradient of the mean cross-entropy; returns `step_figures`.
 
     It is written out as the other methods' are, to be compared with them: what Forward-Forward does without is the one
     line that carries dz down through the weights.
+
+    Args:
+        images: pixels in [0, 1] ([B, 784]); labels: true classes ([B], int64).
+        masks: of dropout, for each layer's activities ([B, d_l]); its entries are 0 or `scale`.
     """
     dtype = net.matmul_dtype
-    all_h = net.activities(images)
+    all_h = net.activities(images, masks)
     logits = net.readout(all_h[-1])
     share = age_gradients(optimizer)
     readout_loss = net.readout.learn(all_h[-1], logits, labels, share)
@@ -75,20 +91,28 @@ def step(
     d_logits = net.readout.error(logits, labels) * share
     cases = significant(d_logits.abs().amax(dim=1))
     all_h = [rows(h, cases) for h in all_h]
-    dz = (rows(d_logits, cases) @ net.readout.weight) * (all_h[-1] > 0)
+    dz = (rows(d_logits, cases) @ net.readout.weight) * (all_h[-1] > 0) * scale
     for layer in reversed(range(len(net.weights))):
         net.biases[layer].grad.add_(dz.sum(dim=0))
         add_outer(net.weights[layer].grad, dz, all_h[layer], dtype)
         if layer > 0:
-            dz = linear(dz, net.weights[layer].T, dtype) * (all_h[layer] > 0)
-    optimizer.step()
+            dz = linear(dz, net.weights[layer].T, dtype) * (all_h[layer] > 0) * scale
+    descend(optimizer)
     return step_figures([], readout_loss)
 
 
-def phases(net: BackpropNet, *, epochs: int, **rates) -> list[Phase]:
+def phases(net: BackpropNet, *, epochs: int, dropout: float, input_dropout: float, **rates) -> list[Phase]:
     """One. `rates` are those of `make_optimizer`."""
     optimizer = make_optimizer(net.named_parameters(), **rates)
-    return [Phase(epochs, optimizer, partial(step, net, optimizer))]
+    scale = 1 / (1 - dropout)  # keeps the mean, as is usual
+
+    def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        images = dropped(images, survivors(images.shape, input_dropout, 1 / (1 - input_dropout), generator))
+        shapes = [(len(images), len(bias)) for bias in net.biases]
+        masks = [survivors(shape, dropout, scale, generator) for shape in shapes] if dropout else None
+        return step(net, optimizer, images, labels, masks, scale)
+
+    return [Phase(epochs, optimizer, update_from)]
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,7 +20,7 @@ from src.negatives import wrong_labels
 from src.negatives.codes import NUM_CLASSES, one_hot
 from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
-from src.training.optimiser import age_gradients, make_optimizer
+from src.training.optimiser import age_gradients, descend, make_optimizer
 
 SECTION = "3.4"
 SMALLEST_BATCH = 1
@@ -210,10 +209,10 @@ def new_net(
 def step(
     net: RecurrentFFNet,
     optimizer: torch.optim.SGD,
-    draw_wrong_labels: Callable[[Tensor, Tensor, torch.Generator], Tensor],
+    choose_wrong_labels: Callable[[Tensor, Tensor, Tensor], Tensor],
     images: Tensor,
     labels: Tensor,
-    generator: torch.Generator,
+    noise: Tensor,
 ) -> dict[str, Tensor]:
     """One update from a mini-batch.
 
@@ -223,14 +222,14 @@ def step(
     states = net.bottom_up(images)
     x = features(states)
     logits = net.readout(x)
-    wrong_labels = draw_wrong_labels(logits, labels, generator)
+    wrong_labels = choose_wrong_labels(logits, labels, noise)
     over_time = list(net.settle(images, torch.cat([labels, wrong_labels]), [h.repeat(2, 1) for h in states]))
 
     share = age_gradients(optimizer)
     readout_loss = net.readout.learn(x, logits, labels, share)
     learning = zip(*over_time[net.first_learning_iteration - 1 :], strict=True)  # layer by layer
     figures = [layer.learn(states, share) for layer, states in zip(net.layers, learning, strict=True)]
-    optimizer.step()
+    descend(optimizer)
     return step_figures(figures, readout_loss)
 
 
@@ -238,7 +237,12 @@ def phases(net: RecurrentFFNet, *, epochs: int, negatives: str, compile: bool, *
     """One. `rates` are those of `make_optimizer`."""
     optimizer = make_optimizer(net.named_parameters(), **rates)
     update = compiled(step, net.layers[0].weight.device) if compile else step
-    return [Phase(epochs, optimizer, partial(update, net, optimizer, WRONG_LABELS[negatives]))]
+
+    def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        noise = images.new_empty(len(images), NUM_CLASSES).exponential_(generator=generator)
+        return update(net, optimizer, WRONG_LABELS[negatives], images, labels, noise)
+
+    return [Phase(epochs, optimizer, update_from)]
 
 
 @torch.no_grad()

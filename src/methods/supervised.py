@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from src.config import values
-from src.config.values import SIDE, choices, one_of, widths
+from src.config.values import SIDE, choices, number, one_of, widths
 from src.datasets.batches import Examples
+from src.layers.dropout import dropped, survivors
 from src.layers.layer import FFLayer, LayerModel, length_normalise, root_mean_square
 from src.layers.products import linear
 from src.layers.readout import Readout
@@ -19,7 +19,7 @@ from src.negatives import wrong_labels
 from src.negatives.codes import NUM_CLASSES, embed, neutral, one_hot
 from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
-from src.training.optimiser import age_gradients, make_optimizer
+from src.training.optimiser import age_gradients, descend, make_optimizer
 
 SECTION = "3.3"
 SMALLEST_BATCH = 1
@@ -42,6 +42,8 @@ class Model(LayerModel):
 @dataclass
 class Training(values.Training):
     negatives: str = one_of(*WRONG_LABELS)
+    dropout: float = number(at_least=0, below=1)
+    input_dropout: float = number(at_least=0, below=1)
     compile: bool = values.MISSING
 
 
@@ -93,55 +95,76 @@ def new_net(*, hidden_dims: Sequence[int], **options) -> FFNet:
 def step(
     net: FFNet,
     optimizer: torch.optim.SGD,
-    draw_wrong_labels: Callable[[Tensor, Tensor, torch.Generator], Tensor],
+    choose_wrong_labels: Callable[[Tensor, Tensor, Tensor], Tensor],
     images: Tensor,
     labels: Tensor,
-    generator: torch.Generator,
+    noise: Tensor,
+    masks: Sequence[Tensor] | None = None,
+    scale: float = 1.0,
 ) -> dict[str, Tensor]:
     """Three passes of a mini-batch with the same weights, then one update of every layer and the read-out.
 
     Args:
-        draw_wrong_labels: one of src/negatives/wrong_labels.py.
+        choose_wrong_labels: one of src/negatives/wrong_labels.py; noise: what it takes ([B, 10]).
         images: pixels in [0, 1] ([B, 784]); labels: true classes ([B], int64).
+        masks: of dropout, for the activities of each layer in the neutral, the positive and the negative pass
+            ([3B, d_l]); its entries are 0 or `scale`.
 
     Returns:
         `step_figures`.
     """
     weights = net.product_weights()
     first = FirstLayer(net.layers[0], images, weights[0])
+    neutral_masks, pair_masks = [None] * len(weights), [None] * len(weights)
+    if masks:
+        neutral_masks, pair_masks = zip(*(mask.tensor_split([len(images)]) for mask in masks), strict=True)
 
     # Neutral pass: trains the read-out, and says which wrong labels are hard.
-    features = neutral_features(net, first, weights)
+    features = neutral_features(net, first, weights, neutral_masks)
     logits = net.readout(features)
-    wrong_labels = draw_wrong_labels(logits, labels, generator)
+    wrong_labels = choose_wrong_labels(logits, labels, noise)
     share = age_gradients(optimizer)
     readout_loss = net.readout.learn(features, logits, labels, share)
 
     # Positive and negative pass, one below the other. A layer learns as soon as its activity is known.
     codes = one_hot(torch.cat([labels, wrong_labels]))
     x = first.inputs(codes)
-    h = first.activity(codes, x)
-    figures = [net.layers[0].learn(length_normalise(x), h, share)]
-    for layer, weight in zip(net.layers[1:], weights[1:], strict=True):
+    h = dropped(first.activity(codes, x), pair_masks[0])
+    figures = [net.layers[0].learn(length_normalise(x), h, share, scale)]
+    for layer, weight, mask in zip(net.layers[1:], weights[1:], pair_masks[1:], strict=True):
         n = length_normalise(h)  # what is handed on is numbers: no gradient of this layer reaches the one below
-        h = layer(n, weight)
-        figures.append(layer.learn(n, h, share))
-    optimizer.step()
+        h = dropped(layer(n, weight), mask)
+        figures.append(layer.learn(n, h, share, scale))
+    descend(optimizer)
     return step_figures(figures, readout_loss)
 
 
-def neutral_features(net: FFNet, first: FirstLayer, weights: Sequence[Tensor]) -> Tensor:
+def neutral_features(
+    net: FFNet, first: FirstLayer, weights: Sequence[Tensor], masks: Sequence[Tensor | None]
+) -> Tensor:
     """What the read-out sees: the normalised activities of layers 2..L under the neutral code ([B, d_2 + .. + d_L])."""
     codes = neutral(first.images).expand(len(first.images), NUM_CLASSES)
-    h = first.activity(codes, first.inputs(codes))
-    return torch.cat(normalised(net.layers[1:], length_normalise(h), weights[1:]), dim=1)
+    h = dropped(first.activity(codes, first.inputs(codes)), masks[0])
+    return torch.cat(normalised(net.layers[1:], length_normalise(h), weights[1:], masks[1:]), dim=1)
 
 
-def phases(net: FFNet, *, epochs: int, negatives: str, compile: bool, **rates) -> list[Phase]:
+def phases(
+    net: FFNet, *, epochs: int, negatives: str, dropout: float, input_dropout: float, compile: bool, **rates
+) -> list[Phase]:
     """One: everything learns together. `rates` are those of `make_optimizer`."""
     optimizer = make_optimizer(net.named_parameters(), **rates)
     update = compiled(step, net.layers[0].weight.device) if compile else step
-    return [Phase(epochs, optimizer, partial(update, net, optimizer, WRONG_LABELS[negatives]))]
+    scale = (1 - dropout) ** -0.5  # keeps the mean sum of squares
+
+    def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        noise = images.new_empty(len(images), NUM_CLASSES).exponential_(generator=generator)
+        # An image has the same pixels in all three passes. Their scale does not matter, as inputs are normalised.
+        images = dropped(images, survivors(images.shape, input_dropout, 1.0, generator))
+        shapes = [(3 * len(images), len(layer.bias)) for layer in net.layers]
+        masks = [survivors(shape, dropout, scale, generator) for shape in shapes] if dropout else None
+        return update(net, optimizer, WRONG_LABELS[negatives], images, labels, noise, masks, scale)
+
+    return [Phase(epochs, optimizer, update_from)]
 
 
 @torch.no_grad()
@@ -149,7 +172,8 @@ def scores(net: FFNet, images: Tensor) -> dict[str, Tensor]:
     """The two ways to classify, for images whose first pixels are free ([B, 784] -> each [B, 10]).
 
     Rules: "goodness" (hidden layers 2..L, the paper's), "one_pass" (the read-out's logits after a single pass with the
-    neutral code), "goodness_all_layers" (the first included), "goodness_layer_1".. (one layer alone).
+    neutral code), "goodness_all_layers" (the first included), "goodness_and_one_pass" (the latter and the logits, each
+    standardised over the labels, added), "goodness_layer_1".. (one layer alone).
     """
     weights = net.product_weights()
     first = FirstLayer(net.layers[0], images, weights[0])
@@ -160,12 +184,21 @@ def scores(net: FFNet, images: Tensor) -> dict[str, Tensor]:
         all_h = [h, *activities(net.layers[1:], h, weights[1:])]
         per_label.append(torch.stack([layer.goodness(h) for layer, h in zip(net.layers, all_h, strict=True)]))
     goodnesses = torch.stack(per_label, dim=2)  # [L, B, 10]
+    all_layers = goodnesses.sum(dim=0)
+    logits = net.readout(neutral_features(net, first, weights, [None] * len(weights)))
     return {
         "goodness": goodnesses[1:].sum(dim=0),
-        "one_pass": net.readout(neutral_features(net, first, weights)),
-        "goodness_all_layers": goodnesses.sum(dim=0),
+        "one_pass": logits,
+        "goodness_all_layers": all_layers,
+        "goodness_and_one_pass": standardised(all_layers) + standardised(logits),
         **{f"goodness_layer_{layer}": of_layer for layer, of_layer in enumerate(goodnesses, start=1)},
     }
+
+
+def standardised(scores: Tensor) -> Tensor:
+    """Each image's scores, with mean 0 and standard deviation 1 over the labels ([B, 10] -> [B, 10])."""
+    deviation, mean = torch.std_mean(scores, dim=1, keepdim=True)
+    return (scores - mean) / (deviation + 1e-8)
 
 
 def pictures(net: FFNet, test: Examples, scores: dict[str, Tensor], **_) -> dict:

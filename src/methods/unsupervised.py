@@ -23,7 +23,7 @@ from src.negatives import images as negative_images
 from src.negatives.masks import mixed, random_masks
 from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
-from src.training.optimiser import age_gradients, make_optimizer
+from src.training.optimiser import age_gradients, descend, make_optimizer
 
 SECTION = "3.2"
 SMALLEST_BATCH = 2  # a hybrid is made of two images
@@ -126,7 +126,7 @@ def step(
         n = length_normalise(h)  # what is handed on is numbers: no gradient of the layer above reaches this one
         positives.append(n[: len(images)])
     readout_loss = net.learn_readouts(positives, labels, share)
-    optimizer.step()
+    descend(optimizer)
     return step_figures(figures, readout_loss)
 
 
@@ -137,7 +137,7 @@ def readout_step(
     """One update of the read-outs, which are all that `optimizer` has, while the layers stay as they are."""
     share = age_gradients(optimizer)
     readout_loss = net.learn_readouts(normalised(net.layers, length_normalise(images)), labels, share)
-    optimizer.step()
+    descend(optimizer)
     return step_figures([], readout_loss)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 LATEST, PREVIOUS = "checkpoint.pt", "checkpoint_previous.pt"
 
@@ -64,16 +65,19 @@ def _check_architecture(model: nn.Module, state: dict[str, Tensor]) -> None:
             raise CheckpointError(f"the checkpoint is of another architecture: {what}")
 
 
-def training_state(model: nn.Module, generator: torch.Generator) -> dict[str, Any]:
-    """A copy of all that the next epoch depends on: weights, biases, running means, read-out, g, generator."""
+def training_state(model: nn.Module, average: AveragedModel | None, generator: torch.Generator) -> dict[str, Any]:
+    """A copy of all that the next epoch depends on: weights, biases, running means, read-out, g, average, generator."""
     return {
         "model": {name: tensor.clone() for name, tensor in model.state_dict().items()},
         "smoothed_gradients": {name: parameter.grad.clone() for name, parameter in model.named_parameters()},
+        "average": {name: tensor.clone() for name, tensor in average.state_dict().items()} if average else None,
         "generator": generator.get_state(),
     }
 
 
-def restore_training_state(model: nn.Module, generator: torch.Generator, state: dict[str, Any]) -> None:
+def restore_training_state(
+    model: nn.Module, average: AveragedModel | None, generator: torch.Generator, state: dict[str, Any]
+) -> None:
     """Puts a `training_state` back, in place.
 
     Raises:
@@ -87,6 +91,8 @@ def restore_training_state(model: nn.Module, generator: torch.Generator, state: 
             f"the checkpoint is of another kind of device than {generator.device}; its run goes on only there"
         ) from error
     model.load_state_dict(state["model"])
+    if average:
+        average.load_state_dict(state["average"])
     for name, parameter in model.named_parameters():
         parameter.grad.copy_(state["smoothed_gradients"][name])
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 def gain(epoch: int, epochs: int) -> float:
@@ -59,6 +60,22 @@ def set_gain(optimizer: torch.optim.SGD, value: float) -> None:
     """Every learning rate = `value` times the one it started with."""
     for group in optimizer.param_groups:
         group["lr"].fill_(value * group["initial_lr"])
+
+
+def averaged(net: nn.Module, epochs: int) -> AveragedModel | None:
+    """An exponential average of the weights of `net`, updated once an epoch, over about so many `epochs`; 0: None."""
+    return AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / epochs)) if epochs else None
+
+
+@torch.no_grad()
+def descend(optimizer: torch.optim.SGD) -> None:
+    """The step of all weights. A compiled update makes it in one pass with what it adds to g."""
+    if not torch.compiler.is_compiling():
+        optimizer.step()
+        return
+    for group in optimizer.param_groups:  # written out, because torch.compile breaks its graph at optimizer.step()
+        for parameter in group["params"]:
+            parameter.sub_(group["lr"] * (parameter.grad + group["weight_decay"] * parameter))
 
 
 @torch.no_grad()

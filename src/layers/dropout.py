@@ -1,0 +1,18 @@
+"""Dropout (Srivastava et al. 2014), as each kind of net needs it. None is left at test."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def survivors(shape: Sequence[int], p: float, scale: float, generator: torch.Generator) -> Tensor | None:
+    """What activities or pixels are multiplied by: 0 with probability `p`, else `scale`; for p = 0 None."""
+    if p == 0:
+        return None
+    return torch.empty(shape, device=generator.device).bernoulli_(1 - p, generator=generator).mul_(scale)
+
+
+def dropped(x: Tensor, mask: Tensor | None) -> Tensor:
+    """`x` times what `survivors` returned."""
+    return x if mask is None else x * mask
