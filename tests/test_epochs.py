@@ -78,8 +78,9 @@ def test_dropout_is_drawn_as_asked(monkeypatch, method):
     images, labels, _ = tensors(0, size=500, dim=784)
     before = images.clone()
     draws = [of_training(images, labels, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
-    *_, masks, scale = draws[0]
-    pixels = next(argument for argument in draws[0] if isinstance(argument, torch.Tensor))
+    pixels, masks, scale = (
+        next(argument for argument in draws[0] if isinstance(argument, kind)) for kind in (torch.Tensor, list, float)
+    )
     assert torch.equal(images, before)
     scale_of_pixels, expected = (1.0, 0.7**-0.5) if method == "supervised" else (1 / 0.8, 1 / 0.7)
     assert scale == pytest.approx(expected)
@@ -91,8 +92,8 @@ def test_dropout_is_drawn_as_asked(monkeypatch, method):
     for mask in masks:
         assert mask.unique().tolist() == pytest.approx([0, scale])
         assert (mask == 0).float().mean().item() == pytest.approx(0.3, abs=0.02)
-    again, other = (draw[-2] for draw in draws[1:])
-    assert torch.equal(masks[0], again[0]) and not torch.equal(masks[0], other[0])
+    again, other = (next(argument[0] for argument in draw if isinstance(argument, list)) for draw in draws[1:])
+    assert torch.equal(masks[0], again) and not torch.equal(masks[0], other)
 
 
 def test_jitter_moves_the_images_that_are_trained_on(examples):
@@ -210,9 +211,30 @@ def test_compiled_steps_train_as_they_do_otherwise(monkeypatch, examples, way):
     method = methods.named(configured(way).method)
     monkeypatch.setattr(method, "compiled", traced)
     size = BATCH if way == "supervised" else BATCH // 2  # the last batch is smaller, or as large as the others
+    torch._dynamo.utils.counters.clear()
     both = (epochs_as(way, examples, f"training.compile={value}", batch_size=size) for value in (True, False))
     assert_same_training(*both)
+    assert not torch._dynamo.utils.counters["graph_break"]
     traced.assert_called_once_with(method.step, torch.device("cpu"))
+
+
+def test_kept_copies_of_weights_are_those_of_the_weights():
+    """A step with them is one without; whatever else changes a weight is noticed."""
+    nets = [small_net(784, [20, 12], matmul_dtype=torch.bfloat16) for _ in range(2)]
+    optimizers = [optimizer_for(net) for net in nets]
+    weights = [layer.weight for layer in nets[0].layers]
+    rounded = compiling.RoundedWeights(weights, torch.bfloat16)
+    for seed in range(4):
+        if seed == 2:  # as a run that is resumed
+            for net in nets:
+                net.load_state_dict({name: 1.5 * tensor for name, tensor in net.state_dict().items()})
+        images, labels, wrong = tensors(seed, dim=784)
+        batch = lambda *_, wrong=wrong: wrong, images, labels, None
+        with rounded.written() as copies:
+            supervised.step(nets[0], optimizers[0], *batch, rounded=copies)
+        supervised.step(nets[1], optimizers[1], *batch)
+        for ours, theirs, copy in zip(weights, nets[1].layers, copies, strict=True):
+            assert torch.equal(ours, theirs.weight) and torch.equal(copy, ours.bfloat16())
 
 
 @pytest.mark.parametrize("way", COMPILED)

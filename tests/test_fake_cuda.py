@@ -40,7 +40,7 @@ def test_steps_and_scores_stay_on_the_gpu(monkeypatch, way, precision):
     monkeypatch.setattr(torch.optim.SGD, "step", what_it_updates_is_on_the_gpu)  # fake tensors know no fused update
     exponential, baddbmm = torch.Tensor.exponential_, torch.baddbmm  # .. nor these a generator or a dtype
     monkeypatch.setattr(torch.Tensor, "exponential_", lambda x, *, generator: exponential(x))
-    monkeypatch.setattr(torch, "baddbmm", lambda x, a, b, out_dtype=None, out=None: baddbmm(x, a.float(), b.float()))
+    monkeypatch.setattr(torch, "baddbmm", lambda x, a, b, out=None, **_: baddbmm(x, a.float(), b.float()))
     monkeypatch.setattr(masks, "blurring", masks.blurring.__wrapped__)  # nothing fake stays in its cache
     config = configured(way, f"precision={precision}")
     with FakeTensorMode():

@@ -96,11 +96,11 @@ def autograds(case: SimpleNamespace, goodness: str, loss: str, threshold: float,
 
 
 def learn(layer: FFLayer, of_learn: tuple, share: float, *scale: float) -> tuple[tuple, list[torch.Tensor]]:
-    """What `learn` returns, and what it adds to the gradients."""
+    """What `learn` returns, and what it adds to the gradients, of which so much less is left."""
     before = [parameter.grad.clone() for parameter in layer.parameters()]
     with torch.no_grad():
-        results = layer.learn(*of_learn, share, *scale)
-    return results, [p.grad - g for p, g in zip(layer.parameters(), before, strict=True)]
+        results = layer.learn(*of_learn, 1 - share, *scale)
+    return results, [p.grad - (1 - share) * g for p, g in zip(layer.parameters(), before, strict=True)]
 
 
 @every_kind
@@ -276,6 +276,6 @@ def test_the_read_out_adds_its_share_of_the_gradient_of_the_cross_entropy():
     loss = F.cross_entropy(features @ readout.weight.T, labels)
     (expected,) = torch.autograd.grad(loss, readout.weight)
     with torch.no_grad():
-        ours = readout.learn(features, readout(features), labels, 0.3)
+        ours = readout.learn(features, readout(features), labels, 0.7)
     torch.testing.assert_close(ours, 9 * loss.detach())
-    torch.testing.assert_close(readout.weight.grad, 1 + 0.3 * expected)
+    torch.testing.assert_close(readout.weight.grad, 0.7 + 0.3 * expected)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from src.config.values import Model, choices, number, one_of
 from src.layers import goodness, losses
-from src.layers.products import add_outer, linear, rows, significant
+from src.layers.products import linear, rows, significant, smooth_outer
 
 GOODNESSES, LOSSES, SLOPES = choices(goodness), choices(losses), goodness.SLOPES
 
@@ -86,8 +86,8 @@ class FFLayer(nn.Module):
         """h = relu(z) ([B, d_{l-1}] -> [B, d_l])."""
         return self.total_input(n, weight).relu_()
 
-    def learn(self, n: Tensor, h: Tensor, share: float, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Adds `share` of the gradient of the layer's own loss to what is in its parameters' `.grad`.
+    def learn(self, n: Tensor, h: Tensor, momentum: float, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Smooths the gradient of the layer's own loss into its parameters' `.grad` (`smooth_outer`).
 
         This is all of Forward-Forward learning: nothing of it comes from another layer, so nothing is propagated back.
 
@@ -108,8 +108,8 @@ class FFLayer(nn.Module):
         dz = self.derivative(h_of_cases, rows(dloss_dG, cases), gate=h_of_cases > 0)
         # Peer normalisation is one case more, the mean of the positives: its derivative is the same for all of them,
         # and the ReLU does not gate it, so that it revives units that never fire.
-        dz = torch.cat([dz, -self.peer_pull(h[:size].mean(dim=0))[None]]) * share
-        self.add_gradient(dz, torch.cat([rows(n, cases), n[:size].mean(dim=0, keepdim=True)]))
+        dz = torch.cat([dz, -self.peer_pull(h[:size].mean(dim=0))[None]])
+        self.smooth_gradient(dz, torch.cat([rows(n, cases), n[:size].mean(dim=0, keepdim=True)]), momentum)
         return loss, G
 
     def derivative(self, h: Tensor, dloss_dG: Tensor, gate: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class FFLayer(nn.Module):
         self.mean_activity.lerp_(mean_h, 1 - self.peer_momentum)  # m <- 0.9 m + 0.1 mean(h)
         return self.peer_normalisation * (self.mean_activity.mean() - self.mean_activity)
 
-    def add_gradient(self, dz: Tensor, n: Tensor) -> None:
-        """Adds the outer products of dz ([B, d_l]) and n ([B, d_{l-1}]), and their sum over cases, to `.grad`."""
-        self.bias.grad.add_(dz.sum(dim=0))
-        add_outer(self.weight.grad, dz, n, self.matmul_dtype)
+    def smooth_gradient(self, dz: Tensor, n: Tensor, momentum: float) -> None:
+        """Of dz ([B, d_l]) and n ([B, d_{l-1}]): dz^T n is the gradient of the weights, the sum of dz of the biases."""
+        self.bias.grad.lerp_(dz.sum(dim=0), 1 - momentum)
+        smooth_outer(self.weight.grad, dz, n, momentum, self.matmul_dtype)

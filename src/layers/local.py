@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from src.config.values import SIDE
 from src.layers.layer import FFLayer
-from src.layers.products import add_outer
+from src.layers.products import smooth_outer
 
 
 class LocalFFLayer(FFLayer):
@@ -44,12 +44,12 @@ class LocalFFLayer(FFLayer):
         # [B, grid, grid, channels_below, field, field] -> [grid, grid, B, field, field, channels_below]
         return squares.permute(1, 2, 0, 4, 5, 3).flatten(3).flatten(0, 1)
 
-    def add_gradient(self, dz: Tensor, n: Tensor) -> None:
-        """As `FFLayer.add_gradient`, at every location with what it sees."""
-        self.bias.grad.add_(dz.sum(dim=0))
+    def smooth_gradient(self, dz: Tensor, n: Tensor, momentum: float) -> None:
+        """As `FFLayer.smooth_gradient`, at every location with what it sees."""
+        self.bias.grad.lerp_(dz.sum(dim=0), 1 - momentum)
         # [locations, B, channels]; contiguous, because a batched product of a strided operand is slow.
         dz = dz.unflatten(1, (len(self.weight), -1)).transpose(0, 1).contiguous()
-        add_outer(self.weight.grad, dz, self.patches(n.to(self.matmul_dtype)), self.matmul_dtype)
+        smooth_outer(self.weight.grad, dz, self.patches(n.to(self.matmul_dtype)), momentum, self.matmul_dtype)
 
 
 def local_layers(

@@ -1,4 +1,4 @@
-"""Matrix products in the precision of a run, and gradients of weights from the cases that count."""
+"""Matrix products in the precision of a run, and smoothed gradients of weights from the cases that count."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from torch import Tensor
 torch.set_float32_matmul_precision("highest")
 
 NO_GRADIENT = 1e-10  # of the largest in the batch: beyond what fp32 resolves, even from hundreds of cases together
-# Of few cases the product is cheap, and in fp32 it is added in place; in bf16 it is written, widened and then added.
+# Of few cases the product is cheap, and in fp32 it is added within it; in bf16 it is written, widened and then added.
 FEW_CASES = 96
 
 
@@ -34,28 +34,31 @@ def rows(x: Tensor, cases: Tensor | None) -> Tensor:
     return x if cases is None else x.index_select(0, cases)
 
 
-def add_outer(grad: Tensor, dz: Tensor, x: Tensor, dtype: torch.dtype) -> None:
-    """grad += dz^T x ([d_out, d_in], [B, d_out], [B, d_in]), multiplied in `dtype`, or in fp32 where that is faster.
+def smooth_outer(g: Tensor, dz: Tensor, x: Tensor, momentum: float, dtype: torch.dtype) -> None:
+    """g <- momentum g + (1 - momentum) dz^T x, in one pass over g ([d_out, d_in], [B, d_out], [B, d_in]): the smoothed
+    gradient of the Matlab code.
 
-    With a dimension before those, one product for each of its indices.
+    Multiplied in `dtype`, or in fp32 where that is faster. With a dimension before those, one product for each of its
+    indices.
     """
-    batched = torch.compiler.is_compiling() and grad.dim() == 3
-    (_add_outer_op if batched else _add_outer)(grad, dz, x, dtype)
+    batched = torch.compiler.is_compiling() and g.dim() == 3
+    (_smooth_outer_op if batched else _smooth_outer)(g, dz, x, momentum, dtype)
 
 
-def _add_outer(grad: Tensor, dz: Tensor, x: Tensor, dtype: torch.dtype) -> None:
+def _smooth_outer(g: Tensor, dz: Tensor, x: Tensor, momentum: float, dtype: torch.dtype) -> None:
+    compiling = torch.compiler.is_compiling()
     # A compiled graph has no branch that depends on the number of cases.
-    if not torch.compiler.is_compiling() and dz.shape[-2] <= FEW_CASES and not grad.is_cuda:
-        dtype = grad.dtype
+    if not compiling and dz.shape[-2] <= FEW_CASES and not g.is_cuda:
+        dtype = g.dtype
     dz, x = dz.to(dtype), x.to(dtype)
-    add_product = torch.addmm if grad.dim() == 2 else torch.baddbmm
-    if dtype == grad.dtype:
-        add_product(grad, dz.mT, x, out=grad)
-    elif grad.is_cuda:  # the sum is not rounded to bf16 on its way
-        add_product(grad, dz.mT, x, out_dtype=grad.dtype, out=grad)
+    product, shares = torch.addmm if g.dim() == 2 else torch.baddbmm, {"beta": momentum, "alpha": 1 - momentum}
+    if dtype != g.dtype and g.is_cuda:  # the sum is not rounded to bf16 on its way
+        product(g, dz.mT, x, **shares, out_dtype=g.dtype, out=g)
+    elif dtype != g.dtype or compiling:  # compiled, this is one pass with the step of the weights
+        g.lerp_((dz.mT @ x).float(), 1 - momentum)
     else:
-        grad.add_(dz.mT @ x)
+        product(g, dz.mT, x, **shares, out=g)
 
 
 # Inductor makes no batched product of a number of cases that is not known beforehand: it stays outside of the graph.
-_add_outer_op = torch.library.custom_op("forward_forward::add_outer", _add_outer, mutates_args=("grad",))
+_smooth_outer_op = torch.library.custom_op("forward_forward::smooth_outer", _smooth_outer, mutates_args=("g",))

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.layers.products import add_outer
+from src.layers.products import smooth_outer
 from src.negatives.codes import NUM_CLASSES
 
 
@@ -25,13 +25,13 @@ class Readout(nn.Module):
         """Logits ([B, features] -> [B, 10])."""
         return F.linear(features, self.weight)
 
-    def learn(self, features: Tensor, logits: Tensor, labels: Tensor, share: float) -> Tensor:
-        """Adds `share` of the gradient of the mean cross-entropy to what is in the weight's `.grad`.
+    def learn(self, features: Tensor, logits: Tensor, labels: Tensor, momentum: float) -> Tensor:
+        """Smooths the gradient of the mean cross-entropy into the weight's `.grad` (`smooth_outer`).
 
         Returns:
             the cross-entropy, summed over the cases (scalar).
         """
-        add_outer(self.weight.grad, share * self.error(logits, labels), features, torch.float32)
+        smooth_outer(self.weight.grad, self.error(logits, labels), features, momentum, torch.float32)
         return F.cross_entropy(logits, labels, reduction="sum")
 
     @staticmethod

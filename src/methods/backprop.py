@@ -11,11 +11,11 @@ from src.config import values
 from src.config.values import SIDE, number
 from src.datasets.batches import Examples
 from src.layers.dropout import dropped, survivors
-from src.layers.products import add_outer, linear, rows, significant
+from src.layers.products import linear, rows, significant, smooth_outer
 from src.layers.readout import Readout
 from src.methods import Published
 from src.training.epochs import Phase, step_figures
-from src.training.optimiser import age_gradients, descend, make_optimizer
+from src.training.optimiser import descend, make_optimizer, momentum_of
 
 SECTION = "3.1"
 SMALLEST_BATCH = 1
@@ -85,16 +85,16 @@ def step(
     dtype = net.matmul_dtype
     all_h = net.activities(images, masks)
     logits = net.readout(all_h[-1])
-    share = age_gradients(optimizer)
-    readout_loss = net.readout.learn(all_h[-1], logits, labels, share)
+    momentum = momentum_of(optimizer)
+    readout_loss = net.readout.learn(all_h[-1], logits, labels, momentum)
 
-    d_logits = net.readout.error(logits, labels) * share
+    d_logits = net.readout.error(logits, labels)
     cases = significant(d_logits.abs().amax(dim=1))
     all_h = [rows(h, cases) for h in all_h]
     dz = (rows(d_logits, cases) @ net.readout.weight) * (all_h[-1] > 0) * scale
     for layer in reversed(range(len(net.weights))):
-        net.biases[layer].grad.add_(dz.sum(dim=0))
-        add_outer(net.weights[layer].grad, dz, all_h[layer], dtype)
+        net.biases[layer].grad.lerp_(dz.sum(dim=0), 1 - momentum)
+        smooth_outer(net.weights[layer].grad, dz, all_h[layer], momentum, dtype)
         if layer > 0:
             dz = linear(dz, net.weights[layer].T, dtype) * (all_h[layer] > 0) * scale
     descend(optimizer)

@@ -12,7 +12,7 @@ from src.config import values
 from src.config.values import SIDE, ConfigError, choices, number, one_of
 from src.datasets.batches import Examples, to_unit
 from src.layers.layer import FFLayer, LayerModel, length_normalise
-from src.layers.products import add_outer, rows, significant
+from src.layers.products import rows, significant, smooth_outer
 from src.layers.readout import Readout
 from src.layers.stack import activities
 from src.methods import Published
@@ -20,7 +20,7 @@ from src.negatives import wrong_labels
 from src.negatives.codes import NUM_CLASSES, one_hot
 from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
-from src.training.optimiser import age_gradients, descend, make_optimizer
+from src.training.optimiser import descend, make_optimizer, momentum_of
 
 SECTION = "3.4"
 SMALLEST_BATCH = 1
@@ -75,7 +75,7 @@ class RecurrentFFLayer(FFLayer):
         self.top_down_weight = nn.Parameter(top_down)
         self.damping = damping
 
-    def learn(self, over_time: Sequence[LayerState], share: float) -> tuple[Tensor, Tensor]:
+    def learn(self, over_time: Sequence[LayerState], momentum: float) -> tuple[Tensor, Tensor]:
         """As `FFLayer.learn`, by the loss averaged over iterations.
 
         At each of them, what was one iteration before is taken as given: nothing is propagated back through time, and
@@ -91,7 +91,7 @@ class RecurrentFFLayer(FFLayer):
         size = len(h[0]) // 2
         G = torch.stack([self.goodness(x) for x in h])  # [T, 2B]
         loss, *dloss_dG = self.loss(*G.chunk(2, dim=1), theta=self.theta, temperature=self.temperature)
-        dloss_dG = torch.cat(dloss_dG, dim=1) * (share * (1 - self.damping) / (len(over_time) * size))
+        dloss_dG = torch.cat(dloss_dG, dim=1) * ((1 - self.damping) / (len(over_time) * size))
         kept = [significant(of_cases.abs()) for of_cases in dloss_dG]
 
         def counting(over_time: Sequence[Tensor]) -> Tensor:
@@ -111,14 +111,14 @@ class RecurrentFFLayer(FFLayer):
         else:
             x_below, dz_below = counting(below), dz
         # Peer normalisation is one case more, as in `FFLayer.learn`.
-        pull = -share * self.peer_pull(mean_of_positives(h))[None]
+        pull = -self.peer_pull(mean_of_positives(h))[None]
         for weight, d, x, inputs in (
             (self.weight, dz_below, x_below, below),
             (self.top_down_weight, dz, counting(above), above),
         ):
             x = torch.cat([x, mean_of_positives(inputs)[None].to(x.dtype)])
-            add_outer(weight.grad, torch.cat([d, pull]), x, self.matmul_dtype)
-        self.bias.grad.add_(dz.sum(dim=0) + pull[0])
+            smooth_outer(weight.grad, torch.cat([d, pull]), x, momentum, self.matmul_dtype)
+        self.bias.grad.lerp_(dz.sum(dim=0) + pull[0], 1 - momentum)
         return loss.mean(dim=0), G.mean(dim=0)
 
 
@@ -225,10 +225,10 @@ def step(
     wrong_labels = choose_wrong_labels(logits, labels, noise)
     over_time = list(net.settle(images, torch.cat([labels, wrong_labels]), [h.repeat(2, 1) for h in states]))
 
-    share = age_gradients(optimizer)
-    readout_loss = net.readout.learn(x, logits, labels, share)
+    momentum = momentum_of(optimizer)
+    readout_loss = net.readout.learn(x, logits, labels, momentum)
     learning = zip(*over_time[net.first_learning_iteration - 1 :], strict=True)  # layer by layer
-    figures = [layer.learn(states, share) for layer, states in zip(net.layers, learning, strict=True)]
+    figures = [layer.learn(states, momentum) for layer, states in zip(net.layers, learning, strict=True)]
     descend(optimizer)
     return step_figures(figures, readout_loss)
 

@@ -1,6 +1,7 @@
 """The supervised net: label codes in the image, three passes, one update (section 3.3)."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +18,9 @@ from src.layers.stack import activities, dense_layers, normalised
 from src.methods import Published
 from src.negatives import wrong_labels
 from src.negatives.codes import NUM_CLASSES, embed, neutral, one_hot
-from src.training.compiling import compiled
+from src.training.compiling import RoundedWeights, compiled
 from src.training.epochs import Phase, step_figures
-from src.training.optimiser import age_gradients, descend, make_optimizer
+from src.training.optimiser import descend, make_optimizer, momentum_of
 
 SECTION = "3.3"
 SMALLEST_BATCH = 1
@@ -101,6 +102,7 @@ def step(
     noise: Tensor,
     masks: Sequence[Tensor] | None = None,
     scale: float = 1.0,
+    rounded: Sequence[Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Three passes of a mini-batch with the same weights, then one update of every layer and the read-out.
 
@@ -109,11 +111,12 @@ def step(
         images: pixels in [0, 1] ([B, 784]); labels: true classes ([B], int64).
         masks: of dropout, for the activities of each layer in the neutral, the positive and the negative pass
             ([3B, d_l]); its entries are 0 or `scale`.
+        rounded: every layer's weights in the dtype of its products, if they are kept; they are written again.
 
     Returns:
         `step_figures`.
     """
-    weights = net.product_weights()
+    weights = rounded or net.product_weights()
     first = FirstLayer(net.layers[0], images, weights[0])
     neutral_masks, pair_masks = [None] * len(weights), [None] * len(weights)
     if masks:
@@ -123,19 +126,21 @@ def step(
     features = neutral_features(net, first, weights, neutral_masks)
     logits = net.readout(features)
     wrong_labels = choose_wrong_labels(logits, labels, noise)
-    share = age_gradients(optimizer)
-    readout_loss = net.readout.learn(features, logits, labels, share)
+    momentum = momentum_of(optimizer)
+    readout_loss = net.readout.learn(features, logits, labels, momentum)
 
     # Positive and negative pass, one below the other. A layer learns as soon as its activity is known.
     codes = one_hot(torch.cat([labels, wrong_labels]))
     x = first.inputs(codes)
     h = dropped(first.activity(codes, x), pair_masks[0])
-    figures = [net.layers[0].learn(length_normalise(x), h, share, scale)]
+    figures = [net.layers[0].learn(length_normalise(x), h, momentum, scale)]
     for layer, weight, mask in zip(net.layers[1:], weights[1:], pair_masks[1:], strict=True):
         n = length_normalise(h)  # what is handed on is numbers: no gradient of this layer reaches the one below
         h = dropped(layer(n, weight), mask)
-        figures.append(layer.learn(n, h, share, scale))
+        figures.append(layer.learn(n, h, momentum, scale))
     descend(optimizer)
+    for copy, layer in zip(rounded or [], net.layers, strict=False):
+        copy.copy_(layer.weight)
     return step_figures(figures, readout_loss)
 
 
@@ -154,6 +159,8 @@ def phases(
     """One: everything learns together. `rates` are those of `make_optimizer`."""
     optimizer = make_optimizer(net.named_parameters(), **rates)
     update = compiled(step, net.layers[0].weight.device) if compile else step
+    rounding = compile and net.layers[0].matmul_dtype != torch.float32
+    rounded = RoundedWeights([layer.weight for layer in net.layers], net.layers[0].matmul_dtype) if rounding else None
     scale = (1 - dropout) ** -0.5  # keeps the mean sum of squares
 
     def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -162,7 +169,8 @@ def phases(
         images = dropped(images, survivors(images.shape, input_dropout, 1.0, generator))
         shapes = [(3 * len(images), len(layer.bias)) for layer in net.layers]
         masks = [survivors(shape, dropout, scale, generator) for shape in shapes] if dropout else None
-        return update(net, optimizer, WRONG_LABELS[negatives], images, labels, noise, masks, scale)
+        with rounded.written() if rounded else nullcontext() as weights:
+            return update(net, optimizer, WRONG_LABELS[negatives], images, labels, noise, masks, scale, weights)
 
     return [Phase(epochs, optimizer, update_from)]
 

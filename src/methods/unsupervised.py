@@ -23,7 +23,7 @@ from src.negatives import images as negative_images
 from src.negatives.masks import mixed, random_masks
 from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
-from src.training.optimiser import age_gradients, descend, make_optimizer
+from src.training.optimiser import descend, make_optimizer, momentum_of
 
 SECTION = "3.2"
 SMALLEST_BATCH = 2  # a hybrid is made of two images
@@ -93,10 +93,10 @@ class UnsupervisedNet(nn.Module):
         alone = {f"one_pass_layer_{layer}": of_layer for layer, of_layer in enumerate(n.split(dims, dim=1), start=1)}
         return {"one_pass": n[:, dims[0] :], "one_pass_all_layers": n, **alone}
 
-    def learn_readouts(self, all_n: Sequence[Tensor], labels: Tensor, share: float) -> Tensor:
+    def learn_readouts(self, all_n: Sequence[Tensor], labels: Tensor, momentum: float) -> Tensor:
         """All read-outs learn from `features`; returns the loss of the paper's, summed (scalar)."""
         losses = {
-            rule: self.readouts[rule].learn(n, self.readouts[rule](n), labels, share)
+            rule: self.readouts[rule].learn(n, self.readouts[rule](n), labels, momentum)
             for rule, n in self.features(all_n).items()
         }
         return losses["one_pass"]
@@ -118,14 +118,14 @@ def step(
     Args:
         images: pixels in [0, 1] ([B, 784]), the positives; negatives: as many; labels: for the read-outs alone ([B]).
     """
-    share = age_gradients(optimizer)
+    momentum = momentum_of(optimizer)
     n, figures, positives = length_normalise(torch.cat([images, negatives])), [], []
     for layer in net.layers:
         h = layer(n)
-        figures.append(layer.learn(n, h, share))
+        figures.append(layer.learn(n, h, momentum))
         n = length_normalise(h)  # what is handed on is numbers: no gradient of the layer above reaches this one
         positives.append(n[: len(images)])
-    readout_loss = net.learn_readouts(positives, labels, share)
+    readout_loss = net.learn_readouts(positives, labels, momentum)
     descend(optimizer)
     return step_figures(figures, readout_loss)
 
@@ -135,8 +135,8 @@ def readout_step(
     net: UnsupervisedNet, optimizer: torch.optim.SGD, images: Tensor, labels: Tensor, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """One update of the read-outs, which are all that `optimizer` has, while the layers stay as they are."""
-    share = age_gradients(optimizer)
-    readout_loss = net.learn_readouts(normalised(net.layers, length_normalise(images)), labels, share)
+    all_n = normalised(net.layers, length_normalise(images))
+    readout_loss = net.learn_readouts(all_n, labels, momentum_of(optimizer))
     descend(optimizer)
     return step_figures([], readout_loss)
 

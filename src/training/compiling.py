@@ -3,10 +3,12 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
+from torch import Tensor
 
 from src.config.values import ConfigError
 
@@ -31,3 +33,23 @@ def compiled(step: Callable, device: torch.device, backend: str = "inductor") ->
     # `significant` does not break the graph then, and one graph serves any number of cases: a resumed run has the same.
     torch._dynamo.config.capture_dynamic_output_shape_ops = True
     return torch.compile(step, backend=backend)
+
+
+class RoundedWeights:
+    """Copies of `weights` in the dtype of their products, which an update writes in the pass that steps the weights:
+    nothing is cast at the next step.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], dtype: torch.dtype):
+        self.weights = weights
+        self.copies = [torch.empty_like(weight, dtype=dtype, requires_grad=False) for weight in weights]
+        self.versions: list[int] | None = None  # of the weights that the copies are of
+
+    @contextmanager
+    @torch.no_grad()
+    def written(self) -> Iterator[list[Tensor]]:
+        """The copies, for an update that writes them; made anew if something else has changed a weight before."""
+        if self.versions != [weight._version for weight in self.weights]:
+            torch._foreach_copy_(self.copies, self.weights)
+        yield self.copies
+        self.versions = [weight._version for weight in self.weights]

@@ -67,24 +67,23 @@ def averaged(net: nn.Module, epochs: int) -> AveragedModel | None:
     return AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / epochs)) if epochs else None
 
 
+def momentum_of(optimizer: torch.optim.SGD) -> float:
+    """With which what learns smooths its gradients."""
+    return optimizer.param_groups[0]["gradient_momentum"]
+
+
 @torch.no_grad()
 def descend(optimizer: torch.optim.SGD) -> None:
-    """The step of all weights. A compiled update makes it in one pass with what it adds to g."""
+    """The step of all weights, when all gradients have been smoothed."""
+    for group in optimizer.param_groups:
+        if group["smoothed_decay"]:
+            gradients = [parameter.grad for parameter in group["params"]]
+            share = 1 - group["gradient_momentum"]
+            torch._foreach_add_(gradients, group["params"], alpha=share * group["smoothed_decay"])
     if not torch.compiler.is_compiling():
         optimizer.step()
         return
-    for group in optimizer.param_groups:  # written out, because torch.compile breaks its graph at optimizer.step()
+    # Written out, because torch.compile breaks its graph at optimizer.step(): so it is one pass with the smoothing.
+    for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.sub_(group["lr"] * (parameter.grad + group["weight_decay"] * parameter))
-
-
-@torch.no_grad()
-def age_gradients(optimizer: torch.optim.SGD) -> float:
-    """g <- 0.9 g, with g kept in `parameter.grad`; returns 0.1, the share of the gradient that is yet to be added."""
-    for group in optimizer.param_groups:
-        momentum, decay = group["gradient_momentum"], group["smoothed_decay"]
-        gradients = [parameter.grad for parameter in group["params"]]
-        torch._foreach_mul_(gradients, momentum)
-        if decay:
-            torch._foreach_add_(gradients, group["params"], alpha=(1 - momentum) * decay)
-    return 1 - momentum
