@@ -22,7 +22,7 @@ measure() { # FOLDER OVERRIDE...
 
 for seed in $seeds; do
     measure "minute/seed$seed" experiment=minute precision=fp32 seed="$seed"
-    for experiment in quick backprop loewex local_receptive_fields paper paper_fast unsupervised recurrent; do
+    for experiment in quick backprop record loewex local_receptive_fields paper paper_fast unsupervised recurrent; do
         measure "$experiment/seed$seed" experiment="$experiment" seed="$seed"
     done
     measure "minute_bf16/seed$seed" experiment=minute precision=bf16 seed="$seed"
