@@ -145,20 +145,27 @@ def test_phases_follow_one_another(examples):
         assert all(name in of_epoch for of_epoch, (name, _) in zip(figures, calls, strict=True))
 
 
+def stand_in_for_graphs(monkeypatch, replay, capture) -> None:
+    """In place of CUDA graphs where there is no GPU: `replay()`, and `capture()` around what is recorded."""
+    stream, drawn_from = SimpleNamespace(wait_stream=lambda other: None), []
+    graph = SimpleNamespace(register_generator_state=drawn_from.append, replay=lambda: replay(*drawn_from))
+    streams = dict(Stream=lambda: stream, current_stream=lambda: stream, stream=lambda stream: nullcontext())
+    graphs = dict(CUDAGraph=lambda: graph, graph=lambda graph, stream: capture())
+    for name, stand_in in (graphs | streams).items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+
+
 def test_every_batch_is_trained_on_once_whether_replayed_or_not(monkeypatch):
-    """The bookkeeping of `GraphedUpdate`, with a stand-in for the CUDA graph where there is no GPU."""
+    """The bookkeeping of `GraphedUpdate`."""
     seen, capturing = [], []
 
-    class Graph:
-        def register_generator_state(self, generator):
-            assert generator == "generator"
-
-        def replay(self):
-            update(graphed.batch)  # what was captured, with what is in the captured tensors now
+    def replay(generator):
+        assert generator == "generator"
+        update(graphed.batch)  # what was captured, with what is in the captured tensors now
 
     @contextmanager
-    def capture(graph, stream):
-        capturing.append(graph)
+    def capture():
+        capturing.append(True)
         yield
         capturing.pop()
 
@@ -166,10 +173,7 @@ def test_every_batch_is_trained_on_once_whether_replayed_or_not(monkeypatch):
         if not capturing:  # a capture records and computes nothing
             seen.append(batch.tolist())
 
-    stream = SimpleNamespace(wait_stream=lambda other: None)
-    streams = dict(Stream=lambda: stream, current_stream=lambda: stream, stream=lambda stream: nullcontext())
-    for name, stand_in in (dict(CUDAGraph=Graph, graph=capture) | streams).items():
-        monkeypatch.setattr(torch.cuda, name, stand_in)
+    stand_in_for_graphs(monkeypatch, replay, capture)
     graphed = GraphedUpdate(update, "generator")
     batches = list(torch.arange(10 * (WARM_UPS + 3) + 4).split(10)) * 2  # the last of each epoch is smaller
     for batch in batches:
@@ -216,6 +220,31 @@ def test_compiled_steps_train_as_they_do_otherwise(monkeypatch, examples, way):
     assert_same_training(*both)
     assert not torch._dynamo.utils.counters["graph_break"]
     traced.assert_called_once_with(method.step, torch.device("cpu"))
+
+
+@pytest.mark.xdist_group("compiled")
+@pytest.mark.parametrize("way", COMPILED)
+def test_all_compiling_is_done_before_a_capture(monkeypatch, examples, way):
+    compiled_before = []
+
+    def graphs() -> int:
+        return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+    @contextmanager
+    def capture():
+        compiled_before.append(graphs())
+        yield
+        assert graphs() == compiled_before[0]
+
+    monkeypatch.setenv("CXX", sys.executable)
+    stand_in_for_graphs(monkeypatch, lambda generator: None, capture)
+    method = methods.named(configured(way).method)
+    monkeypatch.setattr(method, "compiled", partial(compiling.compiled, backend="aot_eager"))
+    torch._dynamo.utils.counters.clear()
+    _, epochs = epochs_as(way, examples, "training.compile=true", batch_size=BATCH, cuda_graph=True)
+    for _ in range(3):
+        next(epochs)
+    assert len(compiled_before) == 1 and compiled_before[0] > 0
 
 
 def test_kept_copies_of_weights_are_those_of_the_weights():
