@@ -30,18 +30,35 @@ def headlines(scores: dict[str, Tensor]) -> dict[str, int]:
     return {rule: int(scores[rule].argmax()) for rule in HEADLINES if rule in scores}
 
 
-def table(scores: dict[str, Tensor]) -> str:
-    """What the net says of one image, as text: scores ([10]) by each layer's goodness and by the headline rules."""
-    sources = {"goodness": "sum from G_2" if "goodness_all_layers" in scores else "sum", "one_pass": "read-out"}
+def columns(scores: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the net says of one image, of each label ([10] each), in the order in which people read it.
+
+    Each layer's goodness ("G_1"..), the sum that decides, and the read-out's probabilities in percent ("read-out"); a
+    net without goodness has the last alone. `scores` ([10]) are by each layer's goodness and by the headline rules.
+    """
     layers = [of_layer for rule, of_layer in scores.items() if rule.startswith("goodness_layer_")]
-    goodnesses = {f"G_{layer}": of_layer for layer, of_layer in enumerate(layers, start=1)}
+    named = {f"G_{layer}": of_layer for layer, of_layer in enumerate(layers, start=1)}
     if "goodness" in scores:
-        goodnesses[sources["goodness"]] = scores["goodness"]
-    columns = [["label", *map(str, range(NUM_CLASSES))]]
-    columns += [[name, *(f"{goodness:.1f}" for goodness in of_labels)] for name, of_labels in goodnesses.items()]
-    columns += [[sources["one_pass"], *(f"{percent:.2f} %" for percent in 100 * scores["one_pass"].softmax(dim=0))]]
-    aligned = [[cell.rjust(max(map(len, column))) for cell in column] for column in columns]
-    chosen = {f"{HEADLINES[rule]} ({sources[rule]}):": label for rule, label in headlines(scores).items()}
+        named[source("goodness", scores)] = scores["goodness"]
+    return named | {source("one_pass", scores): label_heights(scores["one_pass"], "one_pass")}
+
+
+def source(rule: str, scores: dict[str, Tensor]) -> str:
+    """The column that a headline rule goes by."""
+    if rule == "one_pass":
+        return "read-out"
+    return "sum from G_2" if "goodness_all_layers" in scores else "sum"
+
+
+def table(scores: dict[str, Tensor]) -> str:
+    """The `columns` of one image's scores ([10]) as text, and the labels chosen."""
+    cells = [["label", *map(str, range(NUM_CLASSES))]]
+    for name, values in columns(scores).items():
+        cells += [
+            [name, *(f"{value:.2f} %" if name == source("one_pass", scores) else f"{value:.1f}" for value in values)]
+        ]
+    aligned = [[cell.rjust(max(map(len, column))) for cell in column] for column in cells]
+    chosen = {f"{HEADLINES[rule]} ({source(rule, scores)}):": label for rule, label in headlines(scores).items()}
     said = [f"{how.ljust(max(map(len, chosen)))} {label}" for how, label in chosen.items()]
     return "\n".join([*map("  ".join, zip(*aligned, strict=True)), *said])
 

@@ -49,7 +49,7 @@ def test_environment_is_named_FF_and_brings_its_own_pip():
 
 
 @pytest.mark.parametrize("python_version", ["3.10", "3.11", "3.12", "3.13", "3.14"])
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-demo.txt"])
 def test_every_python_gets_exactly_one_pin_of_each_package(name, python_version):
     requirements = read_requirements(name)
     applying = [r for r in requirements if not r.marker or r.marker.evaluate({"python_version": python_version})]
@@ -59,6 +59,7 @@ def test_every_python_gets_exactly_one_pin_of_each_package(name, python_version)
 
 
 def test_requirements_name_every_package_the_code_imports():
+    """Gradio is needed by the page to draw on alone."""
     imported = set()
     for file in [ROOT / "main.py", *(ROOT / "src").glob("**/*.py")]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -66,13 +67,17 @@ def test_requirements_name_every_package_the_code_imports():
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add(node.module.split(".")[0])
+        if file.name == "demo.py":
+            assert "gradio" in imported
+            imported.remove("gradio")
     import_names = {"hydra-core": "hydra", "pyyaml": "yaml", "pillow": "PIL"}
     required = {import_names.get(r.name, r.name) for r in read_requirements("requirements.txt")}
     assert imported - set(sys.stdlib_module_names) - {"src"} <= required
 
 
-def test_development_requirements_include_the_others():
-    assert "-r requirements.txt" in (ROOT / "requirements-dev.txt").read_text().splitlines()
+@pytest.mark.parametrize("name", ["requirements-dev.txt", "requirements-demo.txt"])
+def test_other_requirements_include_those_of_a_run(name):
+    assert "-r requirements.txt" in (ROOT / name).read_text().splitlines()
 
 
 @pytest.mark.parametrize("requirement", read_requirements("requirements.txt"), ids=str)

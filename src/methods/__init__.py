@@ -9,6 +9,8 @@ A method's module has
   the first is the paper's;
 - `pictures(net, test, scores, **training)`: what can be drawn of a trained net, by file name;
 - `SMALLEST_BATCH`: how many images an update needs.
+
+The recurrent one has `draw_settling(net, image)` besides, for the page to draw on.
 """
 
 from importlib import import_module

@@ -245,6 +245,11 @@ def phases(net: RecurrentFFNet, *, epochs: int, negatives: str, compile: bool, *
     return [Phase(epochs, optimizer, update_from)]
 
 
+def averaged(over_time: Tensor) -> Tensor:
+    """The mean over the iterations that decide ([T, ...] -> [...])."""
+    return over_time[FIRST_AVERAGED - 1 : LAST_AVERAGED].mean(dim=0)
+
+
 @torch.no_grad()
 def scores(net: RecurrentFFNet, images: Tensor) -> dict[str, Tensor]:
     """By goodness and in one pass ([B, 784] -> each [B, 10]).
@@ -253,7 +258,7 @@ def scores(net: RecurrentFFNet, images: Tensor) -> dict[str, Tensor]:
     logits after the bottom-up pass), "goodness_all_iterations", "goodness_layer_1".. (one layer alone, iterations 3-5).
     """
     over_time = net.goodness_over_time(images)  # [T, L, B, 10]
-    goodnesses = over_time[FIRST_AVERAGED - 1 : LAST_AVERAGED].mean(dim=0)
+    goodnesses = averaged(over_time)
     return {
         "goodness": goodnesses.sum(dim=0),
         "one_pass": net.readout(features(net.bottom_up(images))),
@@ -280,15 +285,12 @@ def pictures(net: RecurrentFFNet, test: Examples, scores: dict[str, Tensor], **_
 
 
 def draw_goodness_over_time(numbers: Sequence[int], images: Tensor, labels: Tensor, goodness: Tensor):
-    """The goodness of each label ([T, N, 10]) at iterations 1..T, for test images (uint8 [N, 784]) of such `numbers`.
-
-    Shown is its distance from the mean of the ten labels', which rises and falls far more than they differ (a Figure).
+    """The goodness of each label ([T, N, 10]) at iterations 1..T, for test images (uint8 [N, 784]) of such `numbers`
+    (a Figure).
     """
-    from src.pictures.figures import GREY, NEGATIVE, POSITIVE, new_figure, show_digit
+    from src.pictures.figures import NEGATIVE, POSITIVE, new_figure, show_digit
 
-    differences = goodness - goodness.mean(dim=2, keepdim=True)
-    chosen = goodness[FIRST_AVERAGED - 1 : LAST_AVERAGED].mean(dim=0).argmax(dim=1)
-    iterations = range(1, len(goodness) + 1)
+    chosen = averaged(goodness).argmax(dim=1)
     lines = -(-len(images) // 3)
     figure = new_figure(13, 0.8 + 2.9 * lines)
     axes = figure.subplots(lines, 6, width_ratios=[1, 2.2] * 3, squeeze=False).reshape(-1, 2)
@@ -299,14 +301,8 @@ def draw_goodness_over_time(numbers: Sequence[int], images: Tensor, labels: Tens
         true, choice = labels[row].item(), chosen[row].item()
         show_digit(picture, images[row], "gray_r", f"test image {numbers[row]}")
         picture.set_axis_off()
-        curves.axvspan(FIRST_AVERAGED - 0.5, LAST_AVERAGED + 0.5, color=GREY, alpha=0.2, linewidth=0)
-        for label in range(NUM_CLASSES):
-            colour = POSITIVE if label == true else NEGATIVE if label == choice else GREY
-            width = 1 if colour == GREY else 2.2
-            of_label = differences[:, row, label].tolist()
-            curves.plot(iterations, of_label, color=colour, linewidth=width, zorder=1 + width)
-        curves.set(xticks=iterations, title=f"true {true}, chosen {choice}")
-        curves.tick_params(labelsize=8)
+        draw_curves(curves, goodness[:, row], {choice: NEGATIVE, true: POSITIVE})
+        curves.set_title(f"true {true}, chosen {choice}")
     for curves in axes[-3:, 1]:
         curves.set_xlabel("iteration")
     for curves in axes[::3, 1]:
@@ -316,4 +312,42 @@ def draw_goodness_over_time(numbers: Sequence[int], images: Tensor, labels: Tens
         f"The label with the most of it in iterations {FIRST_AVERAGED} to {LAST_AVERAGED} (shaded) is chosen",
         size=11,
     )
+    return figure
+
+
+def draw_curves(axis, goodness: Tensor, colours: dict[int, str]) -> None:
+    """The goodness of an image under each label ([T, 10]) over the iterations; labels without a colour are grey.
+
+    Shown is its distance from the mean of the ten labels', which rises and falls far more than they differ.
+    """
+    from src.pictures.figures import GREY
+
+    iterations = range(1, len(goodness) + 1)
+    differences = goodness - goodness.mean(dim=1, keepdim=True)
+    axis.axvspan(FIRST_AVERAGED - 0.5, LAST_AVERAGED + 0.5, color=GREY, alpha=0.2, linewidth=0)
+    for label, of_label in enumerate(differences.T.tolist()):
+        width = 2.2 if label in colours else 1
+        colour = colours.get(label, GREY)
+        axis.plot(iterations, of_label, color=colour, linewidth=width, zorder=1 + width)
+    axis.set_xticks(iterations)
+    axis.tick_params(labelsize=8)
+
+
+def draw_settling(net: RecurrentFFNet, image: Tensor):
+    """The goodness of one image (uint8 [784]) under each label over the iterations, all layers together (a Figure)."""
+    from src.pictures.figures import NEGATIVE, POSITIVE, new_figure
+
+    goodness = net.goodness_over_time(to_unit(image[None])).sum(dim=1)[:, 0]  # [T, L, 1, 10] -> [T, 10]
+    chosen, second = averaged(goodness).topk(2).indices.tolist()
+    colours = {chosen: POSITIVE, second: NEGATIVE}
+    figure = new_figure(6.4, 2.8)
+    axis = figure.subplots()
+    draw_curves(axis, goodness, colours)
+    for label, colour in colours.items():
+        end = axis.lines[label].get_xydata()[-1]
+        axis.annotate(str(label), end, (5, 0), textcoords="offset points", color=colour, va="center")
+    deciding = f"the label with the most in iterations {FIRST_AVERAGED} to {LAST_AVERAGED} (shaded) is chosen"
+    axis.set_title(f"Goodness of each label, all layers together: {deciding}", size=9)
+    axis.set_xlabel("iteration")
+    axis.set_ylabel("above the labels' mean", size=9)
     return figure
