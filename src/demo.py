@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 KEPT = REPOSITORY / "results" / "minute" / "seed0"
 PARTS = REPOSITORY / "src" / "pictures"  # page.css and drawing.js
-EMPTY = "Draw a digit, and see here what the net makes of it."
-GOODNESS = "G<sub>l</sub>: goodness of layer l under each label; bars begin at the lowest of the ten"
+EMPTY = "Draw a digit, or drop a photograph of some, and see here what the net makes of it."
+GOODNESS = "G<sub>l</sub>: goodness of layer l under each label; bars begin at the lowest"
 
 
 class Digit(NamedTuple):
@@ -147,7 +147,7 @@ def answer(config: Config, net: nn.Module, given: Image.Image | Path) -> str:
     for number, digit in enumerate(digits):
         of_digit = {rule: of_images[number] for rule, of_images in scores.items()}
         pixels = embedded(Image.fromarray(digit.pixels.numpy()), "pixels")
-        seen = f"<div>what the net gets{pixels}<small>28 x 28</small></div>"
+        seen = f"<div>the net gets{pixels}<small>28 x 28</small></div>"
         settling = drawn(method.draw_settling(net, images[number])) if hasattr(method, "draw_settling") else ""
         parts.append(
             f"<section><div class='verdict'>{seen}{verdict(of_digit)}</div>{bars(of_digit)}{settling}</section>"
@@ -196,7 +196,7 @@ def page(folder: Path) -> "gradio.Blocks":
                     js_on_load=(PARTS / "drawing.js").read_text(encoding="utf-8"),
                     elem_id="drawing",
                 )
-                photograph = gradio.File(label="or a photograph of digits", height=140, elem_id="photograph")
+                photograph = gradio.UploadButton("Photograph", size="sm", elem_id="photograph")
             with gradio.Column(min_width=320, scale=5):
                 said = gradio.HTML(line(EMPTY), elem_id="answer")
         quietly = {"show_progress": "hidden", "api_visibility": "private"}

@@ -152,7 +152,7 @@ class Server:
         self.watched, self.temporary = folder / "watched", folder / "tmp"
         self.temporary.mkdir()
         environment = {"WATCHED": str(self.watched), "PYTHONPATH": str(folder), "TMPDIR": str(self.temporary)}
-        proxies = {"http_proxy": "http://127.0.0.1:9", "all_proxy": "http://127.0.0.1:9", "GRADIO_SHARE": "True"}
+        proxies = {"http_proxy": "http://127.0.0.9:9", "all_proxy": "http://127.0.0.9:9", "GRADIO_SHARE": "True"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "src.demo"],
             cwd=REPOSITORY,
@@ -259,9 +259,11 @@ class TestInABrowser:
         visitor.said.locator(f"table, .line:not(:text('{demo.EMPTY}'))").first.wait_for()
         visitor.clear()
 
-        (tmp_path / "notes.png").write_text("no picture")
-        field = visitor.page.locator("#photograph input[type=file]")
-        field.set_input_files(tmp_path / "notes.png")
+        transfer = (
+            "const files = new DataTransfer(); files.items.add(new File(['no picture'], 'notes.png')); return files"
+        )
+        dropped = visitor.page.evaluate_handle(f"() => {{ {transfer} }}")
+        visitor.canvas.dispatch_event("drop", {"dataTransfer": dropped})
         told = visitor.said.locator(".line", has_text="notes.png")
         told.wait_for()
         assert told.inner_text().startswith("notes.png: cannot be read")
@@ -270,7 +272,7 @@ class TestInABrowser:
         sheet = Image.new("L", (400, 300), 230)
         sheet.paste(0, (120, 80), Image.fromarray(pixels.numpy()).resize((140, 140)))
         sheet.save(tmp_path / "seven.jpg")
-        field.set_input_files(tmp_path / "seven.jpg")
+        visitor.page.locator("input[type=file]").set_input_files(tmp_path / "seven.jpg")
         visitor.wait_for(7)
         visitor.said.locator("img.photograph").wait_for()
         visitor.draw(NOUGHT)  # and on with the pen

@@ -54,12 +54,12 @@ element.querySelector("button").addEventListener("click", () => {
   tell();
 });
 
-// A file may be dropped anywhere on the page: the field for photographs gets it.
+// A photograph may be dropped anywhere on the page: the button for it gets it.
 window.addEventListener("dragover", (event) => event.preventDefault());
 window.addEventListener("drop", (event) => {
   if (event.defaultPrevented) return; // it has it
   event.preventDefault();
-  const field = document.querySelector("#photograph input[type=file]");
+  const field = document.querySelector("input[type=file]");
   field.files = event.dataTransfer.files;
   field.dispatchEvent(new Event("change", { bubbles: true }));
 });
