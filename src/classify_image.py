@@ -54,9 +54,8 @@ def table(scores: dict[str, Tensor]) -> str:
     """The `columns` of one image's scores ([10]) as text, and the labels chosen."""
     cells = [["label", *map(str, range(NUM_CLASSES))]]
     for name, values in columns(scores).items():
-        cells += [
-            [name, *(f"{value:.2f} %" if name == source("one_pass", scores) else f"{value:.1f}" for value in values)]
-        ]
+        form = "{:.2f} %" if name == source("one_pass", scores) else "{:.1f}"
+        cells.append([name, *map(form.format, values.tolist())])
     aligned = [[cell.rjust(max(map(len, column))) for cell in column] for column in cells]
     chosen = {f"{HEADLINES[rule]} ({source(rule, scores)}):": label for rule, label in headlines(scores).items()}
     said = [f"{how.ljust(max(map(len, chosen)))} {label}" for how, label in chosen.items()]

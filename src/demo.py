@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 KEPT = REPOSITORY / "results" / "minute" / "seed0"
 PARTS = REPOSITORY / "src" / "pictures"  # page.css and drawing.js
-EMPTY = "Draw a digit, or drop a photograph of some, and see here what the net makes of it."
+EMPTY = "Draw a digit, or drop a photograph of one. What the net makes of it is shown here."
 GOODNESS = "G<sub>l</sub>: goodness of layer l under each label; bars begin at the lowest"
 
 
@@ -85,9 +85,8 @@ def embedded(image: Image.Image, kind: str) -> str:
     """A picture, with its content in its address."""
     buffer = io.BytesIO()
     image.save(buffer, format="png")
-    return (
-        f"<img class='{kind}' alt='{kind}' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
-    )
+    content = base64.b64encode(buffer.getvalue()).decode()
+    return f"<img class='{kind}' alt='{kind}' src='data:image/png;base64,{content}'>"
 
 
 def drawn(figure: Figure) -> str:
@@ -98,6 +97,7 @@ def drawn(figure: Figure) -> str:
 
 
 def subscript(name: str) -> str:
+    """The name of a column with G_1 as G<sub>1</sub>."""
     return re.sub(r"_(\d+)", r"<sub>\1</sub>", name)
 
 
@@ -149,9 +149,8 @@ def answer(config: Config, net: nn.Module, given: Image.Image | Path) -> str:
         pixels = embedded(Image.fromarray(digit.pixels.numpy()), "pixels")
         seen = f"<div>the net gets{pixels}<small>28 x 28</small></div>"
         settling = drawn(method.draw_settling(net, images[number])) if hasattr(method, "draw_settling") else ""
-        parts.append(
-            f"<section><div class='verdict'>{seen}{verdict(of_digit)}</div>{bars(of_digit)}{settling}</section>"
-        )
+        chosen = f"<div class='verdict'>{seen}{verdict(of_digit)}</div>"
+        parts.append(f"<section>{chosen}{bars(of_digit)}{settling}</section>")
     return "".join(parts)
 
 
@@ -164,12 +163,12 @@ def page(folder: Path) -> "gradio.Blocks":
     Raises:
         ConfigError: Gradio is not installed, or as `load_trained`.
     """
-    config, net = load_saved(folder), load_trained(folder, device="cpu")  # an image at a time needs no GPU
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}  # read when Gradio is imported
     try:
         import gradio
     except ImportError as error:
         raise ConfigError(f"the page needs Gradio: pip install -r requirements-demo.txt ({error})") from error
+    config, net = load_saved(folder), load_trained(folder, device="cpu")  # an image at a time needs no GPU
 
     def of_drawing(url: str) -> str:
         image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("L")

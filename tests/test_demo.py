@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 from commands import ONE_THREAD, REPOSITORY
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from src import demo, methods
 from src.classify_image import columns, headlines
@@ -47,8 +47,6 @@ in_a_browser = [
 
 
 def drawing(strokes: Strokes) -> Image.Image:
-    from PIL import ImageDraw
-
     image = Image.new("L", (280, 280), 255)
     for stroke in strokes:
         ImageDraw.Draw(image).line(stroke, fill=0, width=22, joint="curve")
@@ -92,6 +90,10 @@ def test_the_nets_of_every_method_say_what_they_have(overrides):
         values = [float(cell.removesuffix(" %")) for cell in row]
         assert values == pytest.approx([label, *(of_labels[label].item() for of_labels in shown.values())], abs=0.051)
     assert said.count("<svg") == (config.method == "recurrent")
+    if config.method == "recurrent":
+        (axis,) = method.draw_settling(net, pixels.flatten()).axes
+        assert axis.texts[0].get_text() == str(headlines(scores)["goodness"])
+        assert [len(line.get_ydata()) for line in axis.lines] == [net.iterations] * 10
 
 
 def test_each_of_several_digits_is_answered_and_boxed(monkeypatch, tmp_path):
