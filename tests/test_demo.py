@@ -41,7 +41,7 @@ MISSING = [
     *([] if CHROMIUM else ["a Chromium (apt-get install chromium)"]),
 ]
 in_a_browser = [
-    pytest.mark.skipif(bool(MISSING), reason=f"the page is tested with {', '.join(MISSING)}"),
+    pytest.mark.skipif(bool(MISSING), reason=f"the page's tests in a browser need {', '.join(MISSING)}"),
     pytest.mark.xdist_group("demo"),  # one server, one browser
 ]
 
