@@ -73,6 +73,11 @@ def test_experiments_are_what_was_published(
 def test_what_only_one_experiment_has_is_as_published():
     config = composed("experiment=local_receptive_fields")
     assert (config.model.grids, config.model.field) == ([4, 3, 2], 10)
+    config = composed("experiment=loewex")
+    assert config.model.peer_normalisation == pytest.approx(0.03 * 2 * (1 - config.model.peer_momentum) / 1000)
+    assert (config.model.weight_scale, config.training.decay_in_momentum) == ("fan_out", True)
+    assert (config.training.weight_decay, config.training.readout_weight_decay) == (0.0003, 0.003)
+    assert config.training.readout_learning_rate == 0.1
     config = composed("experiment=recurrent")
     assert (config.model.damping, config.model.iterations) == (0.3, 8)
 
