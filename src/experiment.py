@@ -22,11 +22,12 @@ from src.training.checkpoint import (
     LATEST,
     CheckpointError,
     load_checkpoint,
+    locked,
     restore_training_state,
     save_checkpoint,
     save_model,
     training_state,
-    write_atomically,
+    write_once,
 )
 from src.training.device import PRECISIONS, describe, resolve_precision, use
 from src.training.epochs import Diverged, Phase, train_epochs
@@ -72,9 +73,11 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     if not resume:
         out_dir.mkdir(parents=True, exist_ok=True)
         try:
-            write_atomically(out_dir / "config.yaml", OmegaConf.to_yaml(config).encode(), replace=False)
+            write_once(out_dir / "config.yaml", OmegaConf.to_yaml(config).encode())
         except FileExistsError as error:  # another run began there at the same time
-            raise ConfigError(taken) from error
+            begun = (out_dir / "config.yaml").exists()
+            starting = f"{out_dir}: another run is starting there; if none is, delete {error.filename}"
+            raise ConfigError(taken if begun else starting) from error
     how = f"{config.precision}, compiled" if getattr(config.training, "compile", False) else config.precision
     log.info(
         f"{config.name}: training on {len(examples)} images of {config.dataset}, {describe(device)}, {how}; "
@@ -82,7 +85,11 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     )
 
     net = new_net(config).to(device)
-    seconds, epochs = train(config, net, examples, validation, out_dir, resume=resume)
+    try:
+        with locked(out_dir / "config.yaml"):
+            seconds, epochs = train(config, net, examples, validation, out_dir, resume=resume)
+    except BlockingIOError as error:
+        raise ConfigError(f"{out_dir}: another process is training this run") from error
     save_model(net, out_dir / "model.pt")
 
     # The test images are used here for the first and the only time.

@@ -1,8 +1,10 @@
 """Runs that survive: killed, stopped or resumed, on real images and in real processes, they end with the same bits."""
 
 import copy
+import errno
 import io
 import itertools
+import os
 import re
 import resource
 import shlex
@@ -10,6 +12,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,9 +37,11 @@ from src.training.checkpoint import (
     PREVIOUS,
     CheckpointError,
     load_checkpoint,
+    locked,
     restore_training_state,
     save_checkpoint,
     training_state,
+    write_once,
 )
 from src.training.epochs import check_finite
 from src.training.log import read_metrics, read_result
@@ -382,6 +388,58 @@ def test_a_checkpoint_of_another_kind_of_device_is_refused_and_changes_nothing()
     with pytest.raises(CheckpointError, match="of another kind of device than cpu"):
         restore_training_state(other, None, torch.Generator(), of_a_gpu)
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_run_needs_no_hard_links(monkeypatch, tmp_path, overrides, whole, number):
+    """As there are none on Google Drive, exFAT and some clusters."""
+
+    def link(source, target, **_):
+        raise OSError(number, os.strerror(number), source, None, target)
+
+    monkeypatch.setattr(os, "link", link)
+    run(composed(*overrides), tmp_path)
+    assert_same_run(tmp_path, whole)
+    assert load_checkpoint(tmp_path, torch.device("cpu"))["epoch"] == EPOCHS
+    assert torch.load(tmp_path / PREVIOUS, weights_only=True)["epoch"] == EPOCHS - 1
+    with pytest.raises(ConfigError, match="already holds a run"):
+        run(composed(*overrides, "seed=1"), tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_of_many_that_take_a_folder_at_once_one_gets_it(tmp_path):
+    def take(content: bytes, path: Path, barrier: threading.Barrier) -> bytes | None:
+        barrier.wait()
+        try:
+            write_once(path, content)
+        except FileExistsError:
+            return None
+        return content
+
+    with ThreadPoolExecutor(8) as pool:
+        for trial in range(50):
+            path = tmp_path / str(trial)
+            barrier = threading.Barrier(8)
+            took = [pool.submit(take, bytes([number]), path, barrier) for number in range(8)]
+            assert [content for future in took if (content := future.result())] == [path.read_bytes()]
+    assert len(list(tmp_path.iterdir())) == 50
+
+
+def test_a_start_that_was_cut_off_is_said(tmp_path, overrides):
+    claim = tmp_path / ".config.yaml.tmp"
+    claim.touch()
+    with pytest.raises(ConfigError, match=f"another run is starting there; if none is, delete {claim}$"):
+        run(composed(*overrides), tmp_path)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path, overrides, whole):
+    last_but_one(whole, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with locked(tmp_path / "config.yaml"), pytest.raises(ConfigError, match=r"another process is training this run$"):
+        run(composed(*overrides), tmp_path, resume=True)
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+    run(composed(*overrides), tmp_path, resume=True)
+    assert_same_run(tmp_path, whole)
 
 
 def test_the_checkpoint_before_is_kept(tmp_path):

@@ -1,14 +1,22 @@
 """Files that are whole or not there: checkpoints, the trained model, and any text a run leaves behind."""
 
+import errno
 import io
 import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 LATEST, PREVIOUS = "checkpoint.pt", "checkpoint_previous.pt"
 
@@ -17,24 +25,56 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be used. The message says which, why, and what can be done."""
 
 
-def write_atomically(path: Path, content: bytes, *, replace: bool = True) -> None:
-    """Writes beside `path` and renames, so that a reader finds the old file or the new one, never a part.
-
-    Raises:
-        FileExistsError: there is one already, and it is not to be replaced.
-    """
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes beside `path` and renames, so that a reader finds the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            temporary.replace(path)
-        else:
-            path.hardlink_to(temporary)
+            _write(file, content)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_once(path: Path, content: bytes) -> None:
+    """As `write_atomically`, but of several processes one writes; without hard links, which some file systems lack.
+
+    Raises:
+        FileExistsError: the file is there, or (as its `filename` then says) another process is about to write it.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")  # a name that all processes share: one of them makes the file
+    with temporary.open("xb") as file:
+        try:
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+            _write(file, content)
+        except BaseException:
+            temporary.unlink()
+            raise
+    temporary.replace(path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps other processes out of `locked(path)`, a file, where the system has locks; they end with the process.
+
+    Raises:
+        BlockingIOError: another process is in.
+    """
+    with path.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except (AttributeError, OSError):  # Windows has no fcntl, and some network file systems have no locks
+            pass
+        yield
+
+
+def _write(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def save_model(model: nn.Module, path: Path) -> None:
@@ -101,11 +141,9 @@ def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:
     """Writes `folder`/checkpoint.pt and keeps the one before as checkpoint_previous.pt, each whole at any moment."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    latest, link = folder / LATEST, folder / f".{PREVIOUS}.{os.getpid()}.tmp"
+    latest = folder / LATEST
     if latest.exists():
-        link.unlink(missing_ok=True)
-        link.hardlink_to(latest)
-        link.replace(folder / PREVIOUS)
+        write_atomically(folder / PREVIOUS, latest.read_bytes())
     write_atomically(latest, buffer.getvalue())
 
 
