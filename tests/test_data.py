@@ -12,6 +12,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -311,10 +312,49 @@ def test_a_wrong_file_is_named_and_left_as_it_is(tmp_path, real, stand_in_npm, d
     with pytest.raises(DataError) as caught:
         load("mnist", tmp_path, "cpu", 0)
     message = str(caught.value)
-    for part in (path, MNIST_SHA256[FILES[3]], len(wrong), hashlib.sha256(wrong).hexdigest(), "Delete it"):
+    try:
+        advice = f"It is whole, with {len(parse_idx(wrong, ''))} cases: another data set, or changed. To train on it: "
+        advice += f"python -m main dataset=idx data.root={path.parent} "
+    except DataError:
+        advice = "It is damaged: move it away"
+    for part in (path, MNIST_SHA256[FILES[3]], len(wrong), hashlib.sha256(wrong).hexdigest(), advice):
         assert str(part) in message
+    assert "elete" not in message
     assert "\n" not in message and path.read_bytes() == wrong
     assert list(path.parent.iterdir()) == [path] and not calls.exists()
+
+
+@pytest.mark.parametrize(
+    "spelt", [lambda name: f"{name}.gz", lambda name: name.replace("-idx", ".idx")], ids=["gz", "dotted"]
+)
+def test_mnist_as_it_is_downloaded_elsewhere_is_used_without_a_network(tmp_path, real, stand_in_npm, spelt):
+    calls = stand_in_npm("exit 1")
+    folder = MNIST.folder(tmp_path)
+    folder.mkdir(parents=True)
+    for name in FILES:
+        raw = (real / name).read_bytes()
+        path = folder / spelt(name)
+        path.write_bytes(gzip.compress(raw, compresslevel=0) if path.suffix == ".gz" else raw)
+    assert fetch_mnist(tmp_path) == [(real / name).read_bytes() for name in FILES]
+    damaged = path.read_bytes()[:-20]
+    path.write_bytes(damaged)
+    with pytest.raises(DataError, match=re.escape(str(path))):
+        fetch_mnist(tmp_path)
+    assert path.read_bytes() == damaged and not calls.exists()
+
+
+def test_a_certificate_that_fails_is_one_line_that_says_what_helps(monkeypatch, tmp_path, caplog, stand_in_npm):
+    stand_in_npm("echo 'npm error code SELF_SIGNED_CERT_IN_CHAIN' >&2; exit 1")
+
+    def refused(*_):
+        raise RuntimeError("Error downloading:\nTried URL, got:\n[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify")
+
+    monkeypatch.setattr("src.datasets.fetching._from_torchvision", refused)
+    with pytest.raises(DataError):
+        fetch_mnist(tmp_path)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 2
+    assert all("SSL_CERT_FILE" in line and "NODE_EXTRA_CA_CERTS" in line and "\n" not in line for line in warnings)
 
 
 def test_a_folder_that_cannot_be_made_or_stands_in_place_of_a_file_is_one_line(tmp_path):
@@ -568,5 +608,5 @@ def test_a_fetched_file_without_a_known_hash_is_checked_for_format_and_number(tm
         path.write_bytes(content)
         with pytest.raises(DataError) as caught:
             load("kmnist", tmp_path, "cpu", 0)
-        assert str(caught.value).startswith(f"{path} {reason}") and "Delete it" in str(caught.value)
+        assert str(caught.value).startswith(f"{path} {reason}") and "move it away" in str(caught.value)
         assert path.read_bytes() == content

@@ -1,19 +1,23 @@
 """The files of a data set: read, verified, and fetched where they are missing."""
 
 import errno
+import gzip
 import hashlib
 import logging
 import os
+import re
 import shutil
 import socket
 import subprocess
 import tarfile
 import tempfile
 import textwrap
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from src.config.overrides import as_typed
 from src.datasets.idx import FILES, DataError, parse_idx
 
 log = logging.getLogger(__name__)
@@ -56,17 +60,18 @@ def read_files(row: Dataset, folder: Path, names: Sequence[str]) -> list[bytes]:
             written; every source fails; or a file of one's own is missing.
     """
     try:
-        found = {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
+        paths = {name: path for name in names if (path := _path(folder, name))}
+        found = {name: _content(path) for name, path in paths.items()}
     except OSError as error:
         raise DataError(f"cannot read {row.title}: {error}. Mend that, or choose another data.root.") from error
-    faults = [_fault(row, folder / name, raw) for name, raw in found.items()]
-    if any(faults):
-        advice = ". Delete it: the next start fetches it again." if row.fetched_as else ""
-        raise DataError("\n".join(fault + advice for fault in faults if fault))
+    faults = {name: _fault(row, name, paths[name], raw) for name, raw in found.items()}
+    if any(faults.values()):
+        said = [fault + _advice(row, paths[name], found[name]) for name, fault in faults.items() if fault]
+        raise DataError("\n".join(said))
 
     missing = [name for name in names if name not in found]
     if missing and not row.fetched_as:
-        raise DataError(f"{folder} lacks {', '.join(missing)}: put your own there, uncompressed; they are not fetched")
+        raise DataError(f"{folder} lacks {', '.join(missing)}: put your own there; they are not fetched")
     if missing:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +79,7 @@ def read_files(row: Dataset, folder: Path, names: Sequence[str]) -> list[bytes]:
                 files = [f"  {name}" + (f"  SHA-256 {row.sha256[name]}" if row.sha256 else "") for name in FILES]
                 raise DataError(
                     f"{row.title} is not complete and could not be fetched ({'; '.join(failures)}). "
-                    + "\n".join([f"Put these files, uncompressed, into {folder}:", *files])
+                    + "\n".join([f"Put these files, as they are or as .gz, into {folder}:", *files])
                 )
             found |= {name: (folder / name).read_bytes() for name in missing}
         except OSError as error:
@@ -83,18 +88,51 @@ def read_files(row: Dataset, folder: Path, names: Sequence[str]) -> list[bytes]:
     return [found[name] for name in names]
 
 
-def _fault(row: Dataset, path: Path, raw: bytes) -> str | None:
-    """What tells the content of the file at `path` from the official one of its name; None if nothing does."""
+def _path(folder: Path, name: str) -> Path | None:
+    """Where the file `name` is: under this name, with a dot as in "train-images.idx3-ubyte", or as .gz of either."""
+    spellings = (name, name.replace("-idx", ".idx"))
+    paths = [folder / (spelling + end) for end in ("", ".gz") for spelling in spellings]
+    return next((path for path in paths if path.exists()), None)
+
+
+def _content(path: Path) -> bytes:
+    """What is in a file, uncompressed. Raises DataError if it is a .gz that was cut or damaged, and OSError."""
+    raw = path.read_bytes()
+    if path.suffix != ".gz":
+        return raw
+    try:
+        return gzip.decompress(raw)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path} was cut or damaged ({error}): move it away, and take it from its source anew") from error
+
+
+def _fault(row: Dataset, name: str, path: Path, raw: bytes) -> str | None:
+    """What tells `raw`, the content of the file at `path`, from the official file `name`; None if nothing does."""
     if row.sha256:
-        digest, found = row.sha256[path.name], hashlib.sha256(raw).hexdigest()
+        digest, found = row.sha256[name], hashlib.sha256(raw).hexdigest()
         wrong = f"expected SHA-256 {digest}, found {len(raw)} bytes with SHA-256 {found}"
         return None if found == digest else f"{path} is not the official {row.title} file: {wrong}"
     try:
-        count, official = len(parse_idx(raw, str(path))), OFFICIAL_IMAGES[path.name.partition("-")[0]]
+        count, official = len(parse_idx(raw, str(path))), OFFICIAL_IMAGES[name.partition("-")[0]]
     except DataError as error:
         return str(error)
     wrong = f"{path} is not the official {row.title} file: it holds {count} cases, not {official}"
     return wrong if row.fetched_as and count != official else None
+
+
+def _advice(row: Dataset, path: Path, raw: bytes) -> str:
+    """What to do about a file with a fault. None is to be deleted, as it may be whole and hard to come by."""
+    if not row.fetched_as:
+        return ""
+    try:
+        count = len(parse_idx(raw, str(path)))
+    except DataError:
+        return ". It is damaged: move it away, and the next start fetches it again"
+    own = f"dataset=idx {as_typed('data.root', str(path.parent))} name=NAME"
+    return (
+        f". It is whole, with {count} cases: another data set, or changed. To train on it: python -m main {own}; "
+        f"to have {row.title} fetched, move it away"
+    )
 
 
 def _fetch(row: Dataset, missing: list[str], folder: Path) -> list[str]:
@@ -109,7 +147,7 @@ def _fetch(row: Dataset, missing: list[str], folder: Path) -> list[str]:
             try:
                 delivered = fetch(row, Path(temporary))
                 for name in list(missing):
-                    if fault := _fault(row, delivered / name, (delivered / name).read_bytes()):
+                    if fault := _fault(row, name, delivered / name, (delivered / name).read_bytes()):
                         raise DataError(fault)
                     os.replace(delivered / name, folder / name)
                     missing.remove(name)
@@ -119,9 +157,16 @@ def _fetch(row: Dataset, missing: list[str], folder: Path) -> list[str]:
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                     raise
-                failures.append(f"{source}: {textwrap.shorten(f'{type(error).__name__}: {error}', 500)}")
+                failures.append(f"{source}: {_reason(error)}")
                 log.warning("%s did not come from %s", row.title, failures[-1])
     return failures
+
+
+def _reason(error: Exception) -> str:
+    if re.search("CERTIFICATE_VERIFY_FAILED|SELF_SIGNED_CERT|UNABLE_TO_(GET_ISSUER|VERIFY_LEAF)", str(error)):
+        variables = "name your network's certificates in SSL_CERT_FILE, and for npm in NODE_EXTRA_CA_CERTS"
+        return f"the server's certificate cannot be verified here; {variables}, or on a Mac run Install Certificates"
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 500)
 
 
 def _from_torchvision(row: Dataset, temporary: Path) -> Path:

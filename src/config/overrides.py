@@ -1,0 +1,30 @@
+"""Overrides of the command line, as they are to be typed. This module imports nothing of the project."""
+
+import re
+import shlex
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+
+
+def as_typed(key: str, value: str) -> str:
+    """The override KEY=VALUE of a string, as it is typed in a shell: quoted for Hydra and for the shell if need be."""
+    if "/" in value and re.fullmatch(r"[\w./+-]+", value, re.ASCII):  # with a slash, it is no number, null or true
+        return f"{key}={value}"
+    # OmegaConf takes ${...} for an interpolation, but for a backslash before it.
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return shlex.quote(f"{key}={QuotedString(literal, Quote.double).with_quotes()}")
+
+
+def quoted(override: str) -> str | None:
+    """`override` as it is to be typed if all that it lacks is quotes around its value; else None."""
+    key, _, value = override.partition("=")
+    if not value or re.match(r"[\[{\"']", value):
+        return None
+    typed = as_typed(key, value)
+    try:
+        OverridesParser.create().parse_override(*shlex.split(typed))
+    except HydraException:  # it is the key
+        return None
+    return typed
