@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import re
 import shlex
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from src import methods
 from src.config.loading import check_sizes
+from src.config.overrides import as_typed
 from src.config.values import Config, ConfigError
 from src.datasets.batches import Examples
 from src.datasets.table import load
@@ -29,9 +29,10 @@ from src.training.checkpoint import (
     training_state,
     write_once,
 )
+from src.training.compiling import compiler_failure
 from src.training.device import PRECISIONS, describe, resolve_precision, use
 from src.training.epochs import Diverged, Phase, train_epochs
-from src.training.log import RunLog, provenance, read_result, write_json
+from src.training.log import REPOSITORY, RunLog, provenance, read_result, write_json
 from src.training.optimiser import averaged
 from src.training.signals import Stopped, StopSignals
 from src.training.validation import count_errors, scores_for
@@ -60,7 +61,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     if resume and (out_dir / "result.json").exists():
         log.info(f"{out_dir}: this run is finished")
         return read_result(out_dir)
-    taken = f"{out_dir} already holds a run; choose another hydra.run.dir, or {resuming(out_dir)}"
+    taken = f"{out_dir} already holds a run; choose another hydra.run.dir, or go on with: {resuming(out_dir)}"
     if not resume and (out_dir / "config.yaml").exists():
         raise ConfigError(taken)
     origin = provenance()  # of the code that is about to run, not of what the checkout becomes meanwhile
@@ -134,9 +135,9 @@ def phases_of(config: Config, net: nn.Module) -> list[Phase]:
 
 
 def resuming(folder: Path) -> str:
-    """The override that goes on with the run in `folder`, as it is typed: quoted for Hydra and the shell if need be."""
-    plain = re.fullmatch(r"[\w./+-]+", str(folder))
-    return f"resume={folder}" if plain else shlex.quote(f'resume="{folder}"')
+    """The command that goes on with the run in `folder`, as it is typed in a shell."""
+    main = "-m main" if Path.cwd() == REPOSITORY else shlex.quote(str(REPOSITORY / "main.py"))
+    return f"python {main} {as_typed('resume', str(folder.absolute()))}"
 
 
 def train(
@@ -194,13 +195,18 @@ def train(
         except Stopped as stopped:
             if done["epoch"]:
                 save(out_dir, done, run_log)
-            log.info(f"stopped after epoch {done['epoch']} of {epochs}; go on with: python -m main {resuming(out_dir)}")
+            log.info(f"stopped after epoch {done['epoch']} of {epochs}; go on with: {resuming(out_dir)}")
             raise SystemExit(stopped.exit_status) from stopped
         except Diverged as diverged:
             kept = f"{out_dir / LATEST} is of an epoch before" if (out_dir / LATEST).exists() else "no checkpoint yet"
             advice = f"a lower training.{diverged.rate} (now {getattr(config.training, diverged.rate):g}) may help"
             epoch = len(run_log.records) + 1
             raise ConfigError(f"{diverged} in epoch {epoch}; {advice}; {kept}") from diverged
+        except RuntimeError as error:
+            if not (failure := compiler_failure(error)):
+                raise
+            without = f"go on without: {resuming(out_dir)} training.compile=false"
+            raise ConfigError(f"training.compile=true: {failure}; {without}") from error
     net.load_state_dict(tested.state_dict())
     return seconds, [phase.epochs for phase in phases]
 

@@ -55,6 +55,23 @@ def test_a_gpu_is_used_if_this_torch_has_code_for_it(monkeypatch, caplog, built_
         resolve_device("cuda:2")
 
 
+def test_a_container_that_may_use_fewer_cores_gets_as_many_threads(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    before = torch.get_num_threads()
+    try:
+        for threads, expected in ((3, 2), (1, 1)):
+            torch.set_num_threads(threads)
+            use("cpu")
+            assert torch.get_num_threads() == expected
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        torch.set_num_threads(3)
+        use("cpu")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_fp32_is_not_tf32_where_the_environment_asks_for_it():
     code = """if True:
         import torch

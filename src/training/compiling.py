@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -33,6 +34,18 @@ def compiled(step: Callable, device: torch.device, backend: str = "inductor") ->
     # `significant` does not break the graph then, and one graph serves any number of cases: a resumed run has the same.
     torch._dynamo.config.capture_dynamic_output_shape_ops = True
     return torch.compile(step, backend=backend)
+
+
+def compiler_failure(error: RuntimeError) -> str | None:
+    """What stands in the way if `error` is of torch.compile, with the compiler's last words; else None."""
+    if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton")):
+        return None
+    text, *_ = str(error).partition("Set TORCHDYNAMO_VERBOSE")  # how to report a bug in PyTorch
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    complaints = [line for line in lines if "error:" in line]
+    said = textwrap.shorten((complaints or lines or [type(error).__name__])[-1], 300)
+    headers = "; Python's headers are missing: apt install python3-dev, for example" if "Python.h" in str(error) else ""
+    return f"it cannot be compiled here: {said}{headers}"
 
 
 class RoundedWeights:

@@ -1,6 +1,7 @@
 """Which device to train on, and in which precision to multiply there."""
 
 import logging
+import os
 import platform
 import re
 import sys
@@ -65,8 +66,16 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def use(name: str) -> torch.device:
-    """`resolve_device`, and a CUDA device is the current one from now on; one that "auto" cannot use is told of."""
+    """`resolve_device`, and a CUDA device is the current one from now on; one that "auto" cannot use is told of.
+
+    torch has no more threads from now on than a container's CPU quota allows, where torch goes by the number of cores.
+    """
     device = resolve_device(name)
+    if "OMP_NUM_THREADS" not in os.environ:
+        import joblib  # here, because that adds to the environment
+
+        if joblib.cpu_count() < torch.get_num_threads():
+            torch.set_num_threads(joblib.cpu_count())
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)
     elif name == "auto" and torch.cuda.is_available():

@@ -1,13 +1,14 @@
-"""Ctrl-C, SIGTERM and a cluster's SIGUSR2: stop training at once, but nothing else half-way."""
+"""Ctrl-C, SIGTERM, SIGHUP and a cluster's SIGUSR2: stop training at once, but nothing else half-way."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
 class Stopped(BaseException):
-    """A signal came; `exit_status` is what the shell expects of a process that it ended: 130, 143 or 140."""
+    """A signal came; `exit_status` is what the shell expects of a process that it ended: 130, 143, 129 or 140."""
 
     def __init__(self, signal_number: int):
         self.exit_status = 128 + signal_number
@@ -21,14 +22,17 @@ class StoppedJob(Exception):
         self.exit_status = exit_status
 
 
-EXIT_STATUSES = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+# SIGHUP: the terminal was closed, or ssh dropped. Windows has none.
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+EXIT_STATUSES = [128 + number for number in SIGNALS]
 
 
 class StopSignals:
     """Within `with StopSignals() as stop`, a signal acts where `stop.allowed()` says so, and waits elsewhere.
 
     SIGUSR2 counts if somebody waits for it, as submitit does in a Slurm job to put it back into the queue: who that is
-    gets the signal on leaving, when the run has been saved.
+    gets the signal on leaving, when the run has been saved. SIGHUP does not count where it is ignored, as under nohup;
+    and no signal does in a thread other than the main one, which is the one that gets them.
     """
 
     def __init__(self):
@@ -37,9 +41,12 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         self.hand_on = getattr(signal, "SIGUSR2", None)  # Windows has none
-        numbers = [signal.SIGINT, signal.SIGTERM]
+        hangup = getattr(signal, "SIGHUP", None)
+        numbers = [n for n in SIGNALS if n != hangup or signal.getsignal(n) != signal.SIG_IGN]
         if self.hand_on and callable(signal.getsignal(self.hand_on)):
             numbers.append(self.hand_on)
+        if threading.current_thread() is not threading.main_thread():
+            numbers = []
         self.handlers = {number: signal.signal(number, self._receive) for number in numbers}
         return self
 
