@@ -1,6 +1,7 @@
 """Trains and tests a Forward-Forward net: `python -m main key=value`; `python -m main --cfg job` lists the keys."""
 
-from pathlib import Path
+import os
+import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -8,7 +9,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.config.errors import one_line_errors
-from src.config.loading import register_schemas
+from src.config.folders import run_folder
+from src.config.loading import check_arguments, register_schemas
 from src.config.sweep import job, load_job
 from src.experiment import run
 from src.results.tables import result_table
@@ -19,12 +21,14 @@ def main(values: DictConfig) -> None:
     settings = HydraConfig.get()
     # Around a single run too, as Hydra adds a line of its own to an error that leaves this function.
     with job() if settings.mode == RunMode.MULTIRUN else one_line_errors():
-        folder = Path(values.resume or settings.runtime.output_dir)
+        os.chdir(settings.runtime.cwd)  # hydra.job.chdir=true or not, paths are as they were typed
+        folder = run_folder(values.resume or settings.runtime.output_dir)
         config, resume = load_job(values, settings.overrides.task, folder)
         print(result_table(run(config, folder, resume=resume)))
 
 
 if __name__ == "__main__":
     with one_line_errors():
+        check_arguments(sys.argv[1:])
         register_schemas()
         main()

@@ -5,6 +5,7 @@ RUN_FOLDER/classified.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
+
+if not __package__:  # as in `python src/classify_image.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from src import methods
 from src.config.errors import one_line_errors

@@ -2,10 +2,14 @@
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+
+if not __package__:  # as in `python src/evaluate.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from src import methods
 from src.config.errors import one_line_errors
@@ -34,7 +38,7 @@ def load_trained(folder: Path, device: str = "auto") -> nn.Module:
     if not (folder / "model.pt").is_file():
         if (folder / "result.json").is_file():
             raise ConfigError(f"{folder}: this run's net was not kept (no model.pt)")
-        raise ConfigError(f"{folder}: this run is not finished (no model.pt); go on with {resuming(folder)}")
+        raise ConfigError(f"{folder}: this run is not finished (no model.pt); go on with: {resuming(folder)}")
     try:
         load_model(net, folder / "model.pt")
     except CheckpointError as error:

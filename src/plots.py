@@ -1,7 +1,11 @@
 """Draws the pictures of a run into its folder: `python -m src.plots RUN_FOLDER`."""
 
 import argparse
+import sys
 from pathlib import Path
+
+if not __package__:  # as in `python src/plots.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from src.config.errors import one_line_errors
 from src.config.loading import load_saved

@@ -9,6 +9,9 @@ import json
 import sys
 from pathlib import Path
 
+if not __package__:  # as in `python src/report.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from src.config.loading import CONFIGS
 from src.results import tables
 from src.results.runs import gather

@@ -271,5 +271,5 @@ def test_a_run_without_a_whole_net_is_named(run_folder, test_set, tmp_path, monk
     assert refusal(monkeypatch, run_folder, image).endswith(": this run's net was not kept (no model.pt)")
     (run_folder / "result.json").unlink()
     line = refusal(monkeypatch, run_folder, image)
-    assert f"this run is not finished (no model.pt); go on with resume={run_folder}" in line
+    assert f"this run is not finished (no model.pt); go on with: python -m main resume={run_folder}" in line
     assert not (tmp_path / "none").exists() and not (run_folder / "classified").exists()

@@ -5,6 +5,7 @@ import os
 import re
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 from src.config import errors, loading
 from src.config.errors import USER_ERRORS, explain
 from src.config.loading import CONFIGS, METHODS, check_sizes, load, load_saved
-from src.config.sweep import load_job
+from src.config.sweep import BeforeRuns, load_job
 from src.config.values import Config, ConfigError
 from src.methods import named
 
@@ -163,6 +164,14 @@ def test_every_method_and_every_data_set_can_be_chosen_by_its_name():
         ("training.blurs=6", "there is no key training.blurs with this method"),
         ("model.damping=0.3", "there is no key model.damping with this method"),
         ("unsupervised.blurs=6", "there is no key unsupervised"),
+        ("name=../x", "name=../x: names a folder: it must not be empty, begin with a dot or hold a slash"),
+        ("name=a/b", "name=a/b: names a folder"),
+        ("name=", "name=: names a folder"),
+        ("name=1e3", "name=1000.0: must not be a number or a truth value"),
+        ("name=true", "name=True: must not be a number or a truth value"),
+        ("data.root=~/mnist", """as it stands; type it in both kinds of quotes: 'data.root="~/mnist"'"""),
+        ("resume=/größe", """type it in both kinds of quotes: 'resume="/größe"'"""),
+        ("model.hidden_dims=[500", "no viable alternative"),
     ],
 )
 def test_refusals_name_the_key_and_the_rule(overrides, expected):
@@ -292,6 +301,25 @@ def test_an_error_is_one_line_or_keeps_its_traceback_for_who_asks(monkeypatch):
 def test_an_empty_name_is_no_folder_to_resume(overrides):
     with pytest.raises(ConfigError, match=r"^resume=: names no run's folder$"):
         load_job(loading.composed(*overrides), overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["name=../x"], "error: name=../x: names a folder"),
+        (["training.epochs=0"], "error: training.epochs=0: must be at least 1"),
+        (["resume=typo"], "error: typo: there is no run"),
+        (["hydra.run.dir='~/runs'"], "error: hydra.run.dir=~/runs: Hydra does not know what ~ is"),
+    ],
+)
+def test_what_is_no_good_makes_no_folder(monkeypatch, tmp_path, overrides, expected):
+    monkeypatch.chdir(tmp_path)
+    loading.register_schemas()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("config", overrides=overrides, return_hydra_config=True)
+    with pytest.raises(SystemExit, match=f"^{re.escape(expected)}"):
+        BeforeRuns().on_run_start(config)
+    assert not list(tmp_path.iterdir())
 
 
 DEFAULTS = loading.composed()

@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import fcntl
 import io
 import itertools
 import os
@@ -12,7 +13,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +23,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from commands import ONE_THREAD, REPOSITORY, command
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nets import optimizer_for, small_net
@@ -30,6 +36,7 @@ from src import experiment
 from src.config import loading
 from src.config.errors import one_line_errors
 from src.config.loading import load_saved
+from src.config.overrides import as_typed
 from src.config.values import ConfigError
 from src.experiment import resuming, run
 from src.training.checkpoint import (
@@ -192,6 +199,68 @@ def test_a_signal_after_the_last_step_stops_the_run_too(monkeypatch, tmp_path, o
     assert_same_run(tmp_path, whole)
 
 
+def test_a_terminal_that_closes_leaves_a_checkpoint_and_the_command_to_go_on(tmp_path, overrides):
+    """On a real terminal: the kernel sends SIGHUP, and nothing can be written there any more."""
+    folder = tmp_path / "run"
+    terminal, end = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "main", *overrides, "training.epochs=5000", "training.checkpoint_every=0",
+         f"hydra.run.dir={folder}"],
+        cwd=REPOSITORY, env=ONE_THREAD, stdin=end, stdout=end, stderr=end, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(end)
+    metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 100
+    while not (metrics.exists() and read_metrics(folder)):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.close(terminal)
+    assert process.wait(timeout=60) == 129
+    epoch = load_checkpoint(folder, torch.device("cpu"))["epoch"]
+    last_line = (folder / "main.log").read_text().splitlines()[-1]
+    assert last_line == f"stopped after epoch {epoch} of 5000; go on with: python -m main resume={folder}"
+
+
+def test_under_nohup_and_in_a_thread_no_signal_is_waited_for(monkeypatch, tmp_path, overrides, whole):
+    save = experiment.save
+
+    def save_when_the_terminal_closes(*arguments):
+        signal.raise_signal(signal.SIGHUP)
+        save(*arguments)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(experiment, "save", save_when_the_terminal_closes)
+            run(composed(*overrides), tmp_path / "nohup")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with ThreadPoolExecutor(1) as pool:  # a study of Optuna, a web page
+        pool.submit(run, composed(*overrides), tmp_path / "thread").result()
+    for folder in ("nohup", "thread"):
+        assert_same_run(tmp_path / folder, whole)
+
+
+@pytest.mark.xdist_group("compiled")
+def test_a_compiler_that_fails_is_one_line_and_the_run_goes_on_without(monkeypatch, tmp_path, overrides, whole):
+    from torch._inductor.exc import CppCompileError, InductorError  # here, because this takes seconds
+
+    def step(*_):
+        said = "main.cpp:2:10: fatal error: Python.h: No such file or directory\n   2 | #include <Python.h>\n"
+        raise InductorError(CppCompileError(["g++", "main.cpp"], said + "compilation terminated."), None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("src.methods.supervised.compiled", lambda *_: step)
+        with pytest.raises(ConfigError) as caught:
+            run(composed(*overrides, "training.compile=true"), tmp_path)
+    line = str(caught.value)
+    for words in ("training.compile=true: ", ": fatal error: Python.h: No such file", "python3-dev"):
+        assert words in line and "\n" not in line
+    (typed,) = re.findall(r"go on without: python -m main (.*)", line)
+    run(load_saved(tmp_path, shlex.split(typed)), tmp_path, resume=True)
+    assert_same_run(tmp_path, whole)
+
+
 @pytest.mark.parametrize(("seconds", "expected"), [(60, [3, 6, 7]), (0, [7]), (0.1, [1, 2, 3, 4, 5, 6, 7])])
 def test_checkpoints_are_seconds_of_training_apart(monkeypatch, tmp_path, overrides, seconds, expected):
     saved = []
@@ -231,9 +300,30 @@ def test_of_two_runs_that_begin_in_a_folder_one_is_refused(monkeypatch, tmp_path
     assert (tmp_path / "config.yaml").read_text() == "the other's"
 
 
-@pytest.mark.parametrize("folder", ["runs/a+b-1.5", "runs/a b", "runs/x=1,y=2", "runs/(1)", "it's"])
-def test_the_advice_to_resume_can_be_typed_as_it_stands(folder):
-    (override,) = shlex.split(resuming(Path(folder)))
+ODD = st.text(st.sampled_from("aé \\${}\"'~:,=![]()#/.-0"), min_size=1, max_size=9)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.one_of(ODD, st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)))
+def test_the_advice_to_resume_can_be_typed_as_it_stands(text):
+    """In bash and zsh, as `shlex` reads them; in Hydra, as its own parser does, and then OmegaConf."""
+    folder = Path("/runs") / text.lstrip("/")
+    *python, typed = shlex.split(resuming(folder))
+    assert python == ["python", "-m", "main"]
+    for argument in (typed, *shlex.split(as_typed("resume", text))):
+        override = OverridesParser.create().parse_override(argument)
+        assert override.key_or_group == "resume"
+        value = override.value()
+        assert not override.is_sweep_override() and isinstance(value, str | QuotedString)
+        plain = value.text if isinstance(value, QuotedString) else value
+        assert OmegaConf.create({"resume": plain}).resume == (str(folder) if argument == typed else text)
+
+
+@pytest.mark.parametrize("folder", ["/home/josé/größe", "/it's/1,2"])
+def test_the_advice_is_for_the_folder_in_which_the_command_was_given(monkeypatch, tmp_path, folder):
+    monkeypatch.chdir(tmp_path)
+    python, main, override = shlex.split(resuming(Path(folder)))
+    assert (python, Path(main)) == ("python", REPOSITORY / "main.py")
     assert loading.composed(override).resume == folder
 
 
@@ -287,13 +377,21 @@ def test_what_may_differ_when_a_run_is_resumed(whole, tmp_path):
         load_saved(tmp_path)
 
 
-def test_a_mistyped_folder_is_not_made(whole, tmp_path):
-    hydra = {"folder": "${saved_run_or:${resume},new}", "subdir": "${unless_saved_run:${resume},.hydra}"}
-    values = OmegaConf.create({"resume": str(whole), **hydra})
-    assert (values.folder, values.subdir) == (str(whole), None)
-    for resume in (None, str(tmp_path / "typo")):
+def test_a_resumed_run_stays_in_its_folder_and_a_mistyped_one_is_not_made(monkeypatch, whole, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(whole.parent))
+    hydra = {
+        "folder": "${saved_run_or_new_folder:${resume},new/run}",
+        "subdir": "${unless_saved_run:${oc.select:folder},.hydra}",
+    }
+    for resume in (str(whole), "~/run"):
         values = OmegaConf.create({"resume": resume, **hydra})
-        assert (values.folder, values.subdir) == ("new", ".hydra")
+        assert (values.folder, values.subdir) == (str(whole), None)
+    for number, expected in enumerate(("new/run", "new/run_2", "new/run_3")):
+        values = OmegaConf.create({"resume": None if number else str(tmp_path / "typo"), **hydra})
+        assert (values.folder, values.folder, values.subdir) == (expected, expected, ".hydra")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["run", "run_2", "run_3"]
+    assert not (tmp_path / "typo").exists()
 
 
 def copied(whole: Path, folder: Path, *names: str) -> Path:
@@ -311,13 +409,58 @@ def last_but_one(whole: Path, folder: Path) -> Path:
 def test_a_job_back_in_slurms_queue_keeps_its_configuration(tmp_path, overrides, whole):
     """Whatever its command line, the defaults and the processor ask for by now."""
     last_but_one(whole, tmp_path)
+    record = tmp_path / ".hydra" / "overrides.yaml"
+    record.parent.mkdir()
+    record.write_text("the first")
     saved = (tmp_path / "config.yaml").read_bytes()
     now = ["precision=auto", "training.epochs=3", "method=backprop", "dataset=mnist", "seed=8", f"data.root={tmp_path}"]
     done = command(f"hydra.run.dir={tmp_path}", *now, SLURM_RESTART_COUNT="1")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"resumed after epoch {EPOCHS - 1} of {EPOCHS}\n" in done.stdout
     assert (tmp_path / "config.yaml").read_bytes() == saved
+    assert record.read_text() == "the first" and not (record.parent / "config.yaml").exists()
     assert_same_run(tmp_path, whole)
+
+
+def test_the_same_sweep_again_keeps_what_is_finished_and_does_the_rest(tmp_path, overrides, whole):
+    """With another seed, so that its jobs have other numbers."""
+    finished, begun, new = (tmp_path / name for name in ("4_short_seed0", "1_short_seed1", "0_short_seed2"))
+    shutil.copytree(whole, finished)
+    begun.mkdir()
+    last_but_one(whole, begun)
+    config = (begun / "config.yaml").read_text()
+    (begun / "config.yaml").write_text(config.replace("seed: 0", "seed: 1"))
+    shutil.copytree(begun, tmp_path / "9_short_seed2")  # of this name, but another configuration
+    before = {path: path.read_bytes() for path in finished.iterdir()}
+    done = command("-m", "seed=2,1,0", *overrides, "precision=auto", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert f"#1 resumed after epoch {EPOCHS - 1} of {EPOCHS}\n" in done.stdout
+    assert f"#2 {finished}: this run is finished\n" in done.stdout, done.stdout
+    assert before == {path: path.read_bytes() for path in finished.iterdir() if path.name != "main.log"}
+    assert [read_result(folder)["seed"] for folder in (begun, new)] == [1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
+        "0_short_seed2", "1_short_seed1", "4_short_seed0", "9_short_seed2"
+    ]  # fmt: skip
+
+
+def in_sweep(*overrides: str) -> str:
+    loading.register_schemas()
+    with initialize_config_dir(str(loading.CONFIGS), version_base="1.3"):
+        config = compose("config", overrides=["+hydra.job.num=3", *overrides], return_hydra_config=True)
+    return OmegaConf.select(config, "hydra.sweep.subdir")
+
+
+def test_a_job_of_a_sweep_gets_the_folder_of_its_run_or_a_new_one(tmp_path, overrides, whole):
+    sweep = f"hydra.sweep.dir={whole.parent}"
+    assert in_sweep(sweep, f"resume={whole}") == str(whole)  # -m resume=FOLDER,FOLDER
+    assert in_sweep(*overrides, sweep) == "3_short_seed0"
+    for name in ("7_short_seed0", "3_short_seed1"):
+        shutil.copytree(whole, tmp_path / name)
+    sweep = f"hydra.sweep.dir={tmp_path}"
+    assert in_sweep(*overrides, sweep) == "7_short_seed0"
+    assert in_sweep(*overrides, sweep, "data.root=elsewhere") == "7_short_seed0"
+    assert in_sweep(*overrides, sweep, "training.epochs=9") == "3_short_seed0"
+    assert in_sweep(*overrides, sweep, "seed=1") == "3_short_seed1_2"  # that folder holds another run
 
 
 def test_a_finished_run_is_left_alone_and_says_its_result(whole, overrides):
@@ -390,12 +533,11 @@ def test_a_checkpoint_of_another_kind_of_device_is_refused_and_changes_nothing()
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
 
 
-@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
-def test_a_run_needs_no_hard_links(monkeypatch, tmp_path, overrides, whole, number):
+def test_a_run_needs_no_hard_links(monkeypatch, tmp_path, overrides, whole):
     """As there are none on Google Drive, exFAT and some clusters."""
 
     def link(source, target, **_):
-        raise OSError(number, os.strerror(number), source, None, target)
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), source, None, target)
 
     monkeypatch.setattr(os, "link", link)
     run(composed(*overrides), tmp_path)

@@ -1,6 +1,8 @@
 """Real runs of the real command line on real MNIST, with small nets."""
 
+import importlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,8 +16,11 @@ from commands import ONE_THREAD, REPOSITORY, command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_config import EXPERIMENTS, composed
 
+import src
 from src import evaluate, plots
 from src.config.errors import one_line_errors
+from src.config.loading import check_arguments
+from src.config.values import ConfigError
 from src.datasets.table import load_test
 from src.experiment import run
 from src.methods import supervised
@@ -115,7 +120,7 @@ def unfinish(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (unfinish, "this run is not finished (no model.pt); go on with resume="),
+        (unfinish, "this run is not finished (no model.pt); go on with: python -m main resume="),
         (lambda folder: (folder / "model.pt").unlink(), "this run's net was not kept (no model.pt)"),
         (lambda folder: (folder / "model.pt").write_bytes(b"PK"), "model.pt is damaged or not ours"),
         (lambda folder: (folder / "result.json").write_text("{"), "result.json is damaged (Expecting property name"),
@@ -248,7 +253,8 @@ def seeds(tmp_path_factory, mnist_root) -> tuple[Path, subprocess.CompletedProce
     labels.unlink()
     labels.write_bytes(damaged)
     roots = f"data.root={folder / 'data'},{mnist_root}"
-    done = command("-m", "seed=0,1,0", roots, *SMALL, f"hydra.sweep.dir={folder / 'sweep'}")
+    again = "hydra.sweep.subdir=${hydra.job.num}_${name}_seed${seed}"  # seed 0 is not looked for in the sweep's folder
+    done = command("-m", "seed=0,1,0", roots, *SMALL, f"hydra.sweep.dir={folder / 'sweep'}", again)
     return folder, done, bytes(damaged)
 
 
@@ -298,20 +304,58 @@ def test_a_net_that_is_too_large_is_one_line(tmp_path, mnist_root):
         run(config, tmp_path)
 
 
-def test_a_requeued_job_whose_run_is_finished_says_its_result(tmp_path, learned):
-    folder = Path(shutil.copytree(learned[0], tmp_path / "run"))
-    before = files(folder)
-    done = command(f"hydra.run.dir={folder}", SLURM_RESTART_COUNT="1")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "this run is finished" in done.stdout
-    assert "this run (matlab)" in done.stdout and "Tested once" in done.stdout
-    assert files(folder) == before
+def test_runs_that_start_at_once_get_folders_and_records_of_their_own(tmp_path, few_images):
+    """Three with one name for their folders; and with a relative data.root, which hydra.job.chdir leaves alone."""
+    up = os.path.relpath("/", REPOSITORY)
+    few_images = [override.replace("data.root=", f"data.root={up}") for override in few_images]
+    place = [f'hydra.run.dir="${{new_folder:{tmp_path}/at/run}}"', "hydra.job.chdir=true"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "main", *SMALL, *few_images, *place, f"seed={seed}"],
+            cwd=REPOSITORY, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for seed in range(3)
+    ]  # fmt: skip
+    for process in processes:
+        assert (process.communicate(timeout=170)[1], process.returncode) == ("", 0)
+    folders = sorted((tmp_path / "at").iterdir())
+    assert [folder.name for folder in folders] == ["run", "run_2", "run_3"]
+    for folder in folders:
+        seed = read_result(folder)["seed"]
+        assert f"seed={seed}" in (folder / ".hydra" / "overrides.yaml").read_text()
+        assert (folder / "main.log").read_text().count(f"run in {folder}\n") == 1
+    assert {read_result(folder)["seed"] for folder in folders} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("arguments", [["--epochs", "20"], ["--epochs=20"], ["--training.epochs", "20", "seed=1"]])
+def test_a_value_with_dashes_is_told_how_it_is_given(arguments):
+    with pytest.raises(ConfigError, match=r"values are given without dashes: python -m main training.epochs=20$"):
+        check_arguments(arguments)
+    check_arguments(["-m", "seed=1,2", "--cfg", "job"])
+    with pytest.raises(ConfigError, match=r"--lr: values are .* python -m main KEY=VALUE; .* lists all keys$"):
+        check_arguments(["--lr", "0.1"])
+
+
+@pytest.mark.parametrize("version", [(3, 9, 2), (3, 14, 0)])
+def test_another_python_is_told_in_one_line_which_ones_work(monkeypatch, version):
+    monkeypatch.setattr(sys, "version_info", version)
+    with pytest.raises(SystemExit, match=rf"^error: this is Python 3.{version[1]}; .* work with Python 3.10 to 3.13$"):
+        importlib.reload(src)
+
+
+def test_a_command_can_be_given_as_a_file_from_another_folder(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "src" / "report.py"), str(REPOSITORY / "results" / "minute")],
+        cwd=tmp_path, env=ONE_THREAD, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "") and "minute" in done.stdout
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(learned, mnist_root):
     before = files(learned[0])
     line = one_line(f"data.root={mnist_root}", f"hydra.run.dir={learned[0]}", *SMALL)
-    assert line == f"error: {learned[0]} already holds a run; choose another hydra.run.dir, or resume={learned[0]}\n"
+    taken = f"error: {learned[0]} already holds a run; choose another hydra.run.dir, or go on with: "
+    assert line == f"{taken}python -m main resume={learned[0]}\n"
     assert files(learned[0]) == before
 
 

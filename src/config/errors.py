@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from src.config.loading import unknown_key
+from src.config.overrides import quoted
 from src.config.values import ConfigError
 from src.datasets.idx import DataError
 from src.training.signals import StoppedJob
@@ -28,6 +29,8 @@ def explain(error: Exception) -> str:
     file = re.match(r"In '([^']+)': ", text)
     where = f"in {file[1]}.yaml, " if file else ""
     at_key = re.search(r"^(.*)\n\s*full_key: (\S+)", text, re.MULTILINE)  # what is wrong, and below it the key
+    if isinstance(error, OverrideParseException) and (typed := quoted(error.override)):
+        return f"Hydra cannot read {error.override} as it stands; type it in both kinds of quotes: {typed}"
     if isinstance(error, MissingConfigException) and error.options:
         return f"there is no {error.missing_cfg_file}.yaml; there are {', '.join(error.options)}"
     if at_key:

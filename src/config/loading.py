@@ -4,20 +4,23 @@ The methods are the files of configs/method. Each one's types and ranges come fr
 imported when the first configuration is composed, not before.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass, make_dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src import methods
-from src.config.values import Config, ConfigError, check
+from src.config.values import Config, ConfigError, check, wrong_name
 from src.datasets.fetching import OFFICIAL_IMAGES
 from src.datasets.table import DATASETS
 from src.training.device import resolve_device
@@ -26,7 +29,9 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 
 # What may differ from a run's own configuration when it is resumed.
-MAY_DIFFER = ("data.root", "training.checkpoint_every", "logging.tensorboard", "logging.pictures")
+MAY_DIFFER = (
+    "data.root", "training.checkpoint_every", "training.compile", "logging.tensorboard", "logging.pictures",
+)  # fmt: skip
 
 
 @cache
@@ -56,16 +61,18 @@ def load(values: DictConfig) -> Config:
     """The checked configuration of Hydra's `values`.
 
     Raises:
-        ConfigError: a value is missing or out of range, a key that is not in the schema was added with "+", or there is
-            no such device here.
+        ConfigError: a value is missing or out of range, a key that is not in the schema was added with "+", the name
+            cannot name a folder, or there is no such device here.
     """
-    config = _checked(values)
+    config = checked(values)
+    if wrong := wrong_name(config.name):
+        raise ConfigError(f"name={config.name}: {wrong}")
     resolve_device(config.device)
     return config
 
 
-def _checked(values: DictConfig) -> Config:
-    """As `load`, whatever devices there are: a run may be read on another machine."""
+def checked(values: DictConfig) -> Config:
+    """As `load`, whatever devices there are and whatever it is called: for a run of another machine, or an old one."""
     missing = OmegaConf.missing_keys(values)
     sections = (values.get(field.name) for field in fields(Config) if is_dataclass(field.type))
     for section in (values, *filter(None, sections)):
@@ -128,21 +135,40 @@ def load_saved(folder: Path, overrides: Sequence[str] = ()) -> Config:
         elif name != "resume":
             rule = f"with resume=, only {', '.join(MAY_DIFFER)} may be given"
             raise ConfigError(f"{override}: could change the result of the run in {folder}; {rule}")
-    return _checked(values)
+    return checked(values)
 
 
-def saved_run(folder: str | None) -> bool:
-    """Whether `folder` holds a run."""
-    return bool(folder) and (Path(folder) / "config.yaml").is_file()
+def same_run(saved: Config, config: Config) -> bool:
+    """Whether a run that began with `saved` is what `config` asks for, but for what may differ when it is resumed."""
+    saved_values, values = (flat(dataclasses.asdict(either)) for either in (saved, config))
+    ignored = {"resume", *MAY_DIFFER} | ({"precision"} if config.precision == "auto" else set())
+    return all(saved_values.get(key) == values.get(key) for key in (saved_values | values).keys() - ignored)
 
 
-# For hydra's folders in configs/config.yaml; a mistyped folder is not made.
-OmegaConf.register_new_resolver("saved_run_or", lambda folder, new: folder if saved_run(folder) else new, replace=True)
-OmegaConf.register_new_resolver(
-    "unless_saved_run", lambda folder, new: None if saved_run(folder) else new, replace=True
-)
-# And for its log: "#2 " before the lines of a sweep's job 2, as Hydra numbers them.
-OmegaConf.register_new_resolver("line_start", lambda job: "" if job is None else f"#{job} ", replace=True)
+def flat(config: dict[str, Any]) -> dict[str, Any]:
+    """{"training": {"epochs": 100}, "seed": 0} -> {"training.epochs": 100, "seed": 0}."""
+    values = {}
+    for key, content in config.items():
+        section = isinstance(content, dict)
+        values |= {f"{key}.{name}": value for name, value in content.items()} if section else {key: content}
+    return values
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raises ConfigError if a value of the command line is given as --KEY VALUE."""
+    _, unknown = get_args_parser().parse_known_args(arguments)
+    if not unknown:
+        return
+    flag, _, value = unknown[0].partition("=")
+    after = [*arguments[arguments.index(unknown[0]) + 1 :], "VALUE"][0]
+    name = flag.lstrip("-").replace("-", "_")
+    for key in flat(OmegaConf.to_container(composed())):
+        if name in (key, key.rpartition(".")[2]):
+            how = f"python -m main {key}={value or after}"
+            break
+    else:
+        how = "python -m main KEY=VALUE; `python -m main --cfg job` lists all keys"
+    raise ConfigError(f"{flag}: values are given without dashes: {how}")
 
 
 def unknown_key(key: str) -> str:

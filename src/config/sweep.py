@@ -1,5 +1,6 @@
-"""Several runs at once (`python -m main -m`): checked before the first one starts, and ended one by one."""
+"""Runs as Hydra starts them, one or several (`python -m main -m`): checked before the first one, ended one by one."""
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -18,10 +19,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from src.config.errors import USER_ERRORS, explain, one_line_errors
-from src.config.loading import load, load_saved, saved_run
+from src.config.folders import run_folder, saved_run, without_hydra
+from src.config.loading import load, load_saved, same_run
 from src.config.values import Config, ConfigError
 from src.training.signals import EXIT_STATUSES, StoppedJob
 
@@ -29,19 +31,34 @@ log = logging.getLogger(__name__)
 stopped: int | None = None  # this process was told to stop: the exit status; jobs that wait for it do not start then
 
 
-class BeforeSweep(Callback):
-    """Hydra calls this once, before it launches the jobs of a sweep."""
+class BeforeRuns(Callback):
+    """Hydra calls this once: before it makes the folder of a run, and before it launches the jobs of a sweep.
+
+    Hydra would make a warning of an error, so that they end the process here.
+    """
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        with one_line_errors():
+            load_job(without_hydra(config), config.hydra.overrides.task)
+            check_folder("hydra.run.dir", config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         choices = config.hydra.runtime.choices
-        with one_line_errors():  # Hydra would make a warning of an error
+        with one_line_errors():
             if choices["hydra/sweeper"] == "basic":
                 check_jobs(config)
             check_launcher(choices["hydra/launcher"], config.hydra.launcher)
+            check_folder("hydra.sweep.dir", config.hydra.sweep.dir)
         if choices["hydra/launcher"] == "joblib":
             # Ctrl-C reaches every process. This one would kill its workers while they save their runs, and so would
             # the loss of a worker that has nothing to do. Workers inherit this; `job` has them listen while they work.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def check_folder(key: str, folder: str) -> None:
+    """Raises ConfigError if Hydra would make a folder that is called "~"."""
+    if folder.startswith("~"):
+        raise ConfigError(f"{key}={folder}: Hydra does not know what ~ is; give the path in full, or with $HOME")
 
 
 def check_launcher(name: str, launcher: DictConfig) -> None:
@@ -61,24 +78,26 @@ def check_jobs(config: DictConfig) -> None:
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(config.hydra.overrides.task))
     for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
         for job_overrides in batch:
-            job_config = loader.load_sweep_config(config, job_overrides)
-            with open_dict(job_config):
-                del job_config["hydra"]
-            load_job(job_config, job_overrides)
+            load_job(without_hydra(loader.load_sweep_config(config, job_overrides)), job_overrides)
 
 
 def load_job(values: DictConfig, overrides: Sequence[str], folder: Path | None = None) -> tuple[Config, bool]:
     """The checked configuration of a run, and whether it goes on with one that has begun.
 
-    Such a run keeps its own configuration: the one that is resumed, or the one in `folder` (where this run is to be)
-    when Slurm has put its job back into the queue.
+    It goes on with the run that is resumed; and with the one in `folder`, where this run is to be, if that has the same
+    configuration, or if Slurm has put its job back into the queue. A run keeps its own configuration.
     """
     if values.resume == "":
         raise ConfigError("resume=: names no run's folder")
     if values.resume:
-        return load_saved(Path(values.resume), overrides), True
-    if folder and int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0 and saved_run(str(folder)):
-        return load_saved(folder), True
+        return load_saved(run_folder(values.resume), overrides), True
+    if folder and saved_run(folder):
+        saved = load_saved(folder)
+        if int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0:
+            return saved, True
+        config = load(values)
+        if same_run(saved, config):
+            return dataclasses.replace(config, precision=saved.precision), True
     return load(values), False
 
 

@@ -72,6 +72,20 @@ def check(values: Any, prefix: str = "") -> None:
         values.check_together()
 
 
+def wrong_name(name: str) -> str | None:
+    """What is wrong with the name of a new run, which names its folder; None if nothing is."""
+    try:
+        float(name)
+        rewritten = True
+    except ValueError:
+        rewritten = name in ("True", "False")
+    if rewritten:
+        return "must not be a number or a truth value, as Hydra writes those in its own way"
+    if not re.fullmatch(r"[^./\\\0-\x1f][^/\\\0-\x1f]*", name):
+        return "names a folder: it must not be empty, begin with a dot or hold a slash"
+    return None
+
+
 @dataclass
 class Data:
     root: str = MISSING

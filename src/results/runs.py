@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from src.config.loading import CONFIGS, METHODS, composed
+from src.config.loading import CONFIGS, METHODS, composed, flat
 from src.datasets.table import DATASETS
 from src.training.log import HEADLINES
 
@@ -38,15 +38,6 @@ class Run(NamedTuple):
     folder: Path
     result: dict[str, Any]  # the content of result.json, with the processor and the threads of its hardware
     values: dict[str, Any]  # its configuration's `compared_values`
-
-
-def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """{"training": {"epochs": 100}, "seed": 0} -> {"training.epochs": 100, "seed": 0}."""
-    values = {}
-    for key, content in config.items():
-        section = isinstance(content, dict)
-        values |= {f"{key}.{name}": value for name, value in content.items()} if section else {key: content}
-    return values
 
 
 def composed_values(override: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shlex
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -157,7 +158,7 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
     path, previous = folder / LATEST, folder / PREVIOUS
     if not path.exists():
         if previous.exists():
-            raise CheckpointError(f"{path} is gone; the one before is there: mv {previous} {path}")
+            raise CheckpointError(f"{path} is gone; the one before is there: {_move(previous, path)}")
         return None
     try:
         content = _load_whole(path, device)
@@ -165,8 +166,12 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
             raise CheckpointError(f"{path} is no checkpoint of a run")
         return content
     except CheckpointError as error:
-        offer = f"; the one before may be whole: mv {previous} {path}" if previous.exists() else ""
+        offer = f"; the one before may be whole: {_move(previous, path)}" if previous.exists() else ""
         raise CheckpointError(f"{error}{offer}") from error
+
+
+def _move(source: Path, target: Path) -> str:
+    return shlex.join(["mv", str(source), str(target)])
 
 
 def _load_whole(path: Path, device: torch.device) -> dict[str, Any]:
