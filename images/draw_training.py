@@ -51,7 +51,8 @@ def example(root: str) -> tuple[Tensor, int, int, Tensor]:
     list(train_epochs(phases, images[:20_000], batch_size=100, max_shift=0, generator=generator))
     image, label = to_unit(images.images[[DIGIT]]), images.labels[[DIGIT]]
     logits = supervised.scores(net, image)["one_pass"]
-    return image, label.item(), hard(logits, label, generator).item(), logits
+    noise = torch.empty_like(logits).exponential_(generator=generator)
+    return image, label.item(), hard(logits, label, noise).item(), logits
 
 
 def text(x: float, y: float, words: str, **style) -> None:

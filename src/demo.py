@@ -9,6 +9,7 @@ import base64
 import io
 import os
 import re
+import sys
 import tempfile
 from html import escape
 from pathlib import Path
@@ -19,6 +20,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
+
+if not __package__:  # as in `python src/demo.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from src import methods
 from src.classify_image import columns, headlines, source

@@ -282,6 +282,7 @@ def test_every_experiment_stands_beside_what_was_published(tmp_path, command):
         "paper_fast": ["3.3", "1.46 by goodness", "-", "0", "-"],
         "paper_jitter": ["3.3", "0.64 by goodness", "-", "0", "-"],
         "quick": ["-", "-", "9.00", "1", "80 s"],
+        "record": ["-", "-", "-", "0", "-"],
         "recurrent": ["3.4", "1.31 by goodness", "1.65 ± 0.07", "2", "-"],
         "unsupervised": ["3.2", "1.37 in one pass", "1.70", "1", "-"],
     }
@@ -330,7 +331,9 @@ def test_a_value_makes_no_other_row_just_where_the_trained_net_is_the_same(tmp_p
             return names.get(value, "another") if isinstance(value, str) else [*value[:-1], value[-1] + 1]
         if isinstance(value, bool):
             return not value
-        return value + 1 if value >= 1 or value == 0 else value / 2
+        if isinstance(value, float):
+            return value / 2 or 0.5
+        return value + 2
 
     values, reference = flat(OmegaConf.to_container(config)), trained("resume", None)
     compared = compared_values(values)

@@ -145,6 +145,12 @@ def test_pictures_are_drawn_again(learned, mnist_root, tmp_path, monkeypatch, ca
     assert done.stdout.splitlines() == [str(tmp_path / picture) for picture in PICTURES]
     for picture in PICTURES:
         assert (tmp_path / picture).read_bytes() == (learned[0] / picture).read_bytes()
+    metrics = (tmp_path / "metrics.jsonl").rename(tmp_path / "metrics")
+    monkeypatch.setattr(sys, "argv", ["plots", str(tmp_path), "--data-root", str(mnist_root)])
+    plots.main()
+    drawn = [Path(line).name for line in capsys.readouterr().out.splitlines()]
+    assert drawn == [picture for picture in PICTURES if picture != "learning_curve.png"]
+    metrics.rename(tmp_path / "metrics.jsonl")
     (tmp_path / "model.pt").unlink()
     (tmp_path / "result.json").unlink()
     with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -157,7 +163,7 @@ def test_pictures_are_drawn_again(learned, mnist_root, tmp_path, monkeypatch, ca
     assert [path.name for path in tmp_path.glob("*.png")] == ["learning_curve.png"]
     for folder, why in (
         (tmp_path / "elsewhere", "there is no run (no config.yaml)"),
-        (REPOSITORY / "results" / "minute" / "seed0", "of this run there is nothing to draw (its net was not kept)"),
+        (REPOSITORY / "results" / "minute" / "seed1", "of this run there is nothing to draw (its net was not kept)"),
     ):
         monkeypatch.setattr(sys, "argv", ["plots", str(folder)])
         with pytest.raises(SystemExit) as ended:

@@ -12,14 +12,16 @@ from src.training.log import headline, read_metrics
 
 
 def draw_run(config: Config, folder: Path, net: nn.Module, test: Examples, scores: dict[str, Tensor]) -> list[Path]:
-    """Writes all pictures of a run that have a meaning for its method into `folder`, where its metrics.jsonl is.
+    """Writes all pictures of a run that have a meaning for its method into `folder`; that of its epochs only where
+    there are figures of them (metrics.jsonl).
 
     `scores`: what the net says of the `test` images by every way to classify ([N, 10]). Returns the files.
     """
     scores = {rule: of_classes.cpu() for rule, of_classes in scores.items()}
     test, rule = test.to("cpu"), headline(scores)
+    has_metrics = (folder / "metrics.jsonl").is_file()
     figures = {
-        "learning_curve": draw_learning_curve(read_metrics(folder)),
+        **({"learning_curve": draw_learning_curve(read_metrics(folder))} if has_metrics else {}),
         "confusion": draw_confusion(scores[rule].argmax(dim=1), test.labels, rule),
         "most_wrong": draw_most_wrong(test.images, test.labels, scores[rule], rule),
         **methods.named(config.method).pictures(net, test, scores, **vars(config.training)),
