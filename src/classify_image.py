@@ -1,7 +1,7 @@
-"""Classifies pictures of handwritten digits with the net of a finished run.
+"""Classifies handwritten digits in photographs and drawings with the net of a finished run.
 
-`python -m src.classify_image RUN_FOLDER IMAGE...` prints what the net says of each picture, and draws it into
-RUN_FOLDER/classified.
+`python -m src.classify_image RUN_FOLDER IMAGE...` prints what the net says of each digit in each picture, from left to
+right, and draws it into RUN_FOLDER/classified. With `--single`, there is one digit in a picture, in however many parts.
 """
 
 import argparse
@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
@@ -21,10 +21,11 @@ if not __package__:  # as in `python src/classify_image.py`
 from src import methods
 from src.config.errors import one_line_errors
 from src.config.loading import load_saved
-from src.datasets.photographs import read
+from src.datasets.idx import DataError
+from src.datasets.photographs import Digit, coloured, digits, read
 from src.evaluate import load_trained
 from src.negatives.codes import NUM_CLASSES
-from src.pictures.figures import HEIGHTS, draw_label_bars, label_heights, new_figure, save_figure
+from src.pictures.figures import HEIGHTS, NEGATIVE, draw_label_bars, label_heights, new_figure, save_figure
 from src.training.log import HEADLINES
 from src.training.validation import scores_for
 
@@ -66,22 +67,54 @@ def table(scores: dict[str, Tensor]) -> str:
     return "\n".join([*map("  ".join, zip(*aligned, strict=True)), *said])
 
 
-def draw(original: Image.Image, pixels: Tensor, scores: dict[str, Tensor]) -> Figure:
-    """One image as given and as the net sees it (uint8 [28, 28]), and its scores ([10]) by the headline rules."""
-    chosen = headlines(scores)
-    widths = [1, 1] + len(chosen) * [1.4]
-    figure = new_figure(2.7 * sum(widths), 3.4)
-    axes = figure.subplots(1, len(widths), width_ratios=widths)
-    titles = {"as given": original, "as the net sees it, 28 x 28": pixels}
-    for axis, (title, picture) in zip(axes, titles.items(), strict=False):
-        axis.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255)
-        axis.set(title=title, xticks=[], yticks=[])
-    for axis, (rule, label) in zip(axes[2:], chosen.items(), strict=True):
-        draw_label_bars(axis, label_heights(scores[rule], rule), label)
-        axis.set(title=f"{HEADLINES[rule].capitalize()}: {label}", xlabel="label", ylabel=HEIGHTS[rule])
-        if rule == "one_pass":
-            axis.set_ylim(0, 100)
+def answer(scores: Sequence[dict[str, Tensor]]) -> str:
+    """What the net says of the digits of one image, as text: `scores` ([10] by rule) of each."""
+    tables = [table(of_digit) for of_digit in scores]
+    if len(scores) == 1:
+        return tables[0]
+    numbered = [f"digit {number} of {len(scores)}\n{text}" for number, text in enumerate(tables, start=1)]
+    labels = [headlines(of_digit) for of_digit in scores]
+    read_off = {rule: " ".join(str(chosen[rule]) for chosen in labels) for rule in labels[0]}
+    return "\n".join([*numbered, *(f"all digits {HEADLINES[rule]}: {said}" for rule, said in read_off.items())])
+
+
+def draw(original: Image.Image, found: Sequence[Digit], scores: Sequence[dict[str, Tensor]]) -> Figure:
+    """One image as given, with a box around each digit, and a row for each: as the net sees it, and its scores ([10])
+    by the headline rules.
+    """
+    rules = list(headlines(scores[0]))
+    widths = [1.4, 1] + len(rules) * [1.4]
+    figure = new_figure(2.7 * sum(widths), 3.4 * len(found))
+    grid = figure.add_gridspec(len(found), len(widths), width_ratios=widths)
+    given = figure.add_subplot(grid[:, 0])
+    given.imshow(coloured(original))
+    given.set(title="as given", xticks=[], yticks=[])
+    for row, (digit, of_digit) in enumerate(zip(found, scores, strict=True)):
+        left, top, right, bottom = digit.box
+        given.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=NEGATIVE, linewidth=2))
+        seen = figure.add_subplot(grid[row, 1])
+        seen.imshow(digit.pixels.numpy(), cmap="gray", vmin=0, vmax=255)
+        seen.set(title="as the net sees it, 28 x 28", xticks=[], yticks=[])
+        for column, (rule, label) in enumerate(headlines(of_digit).items(), start=2):
+            axis = figure.add_subplot(grid[row, column])
+            draw_label_bars(axis, label_heights(of_digit[rule], rule), label)
+            axis.set(title=f"{HEADLINES[rule].capitalize()}: {label}", xlabel="label", ylabel=HEIGHTS[rule])
+            if rule == "one_pass":
+                axis.set_ylim(0, 100)
     return figure
+
+
+def find(path: Path, *, single: bool) -> tuple[Image.Image, list[Digit]]:
+    """The picture at `path`, upright, and the digits in it.
+
+    Raises:
+        DataError: there is no picture, or nothing can be told of it; names `path`.
+    """
+    image = read(path)
+    try:
+        return image, digits(image, single=single)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def picture_paths(folder: Path, images: Sequence[Path]) -> list[Path]:
@@ -99,22 +132,26 @@ def picture_paths(folder: Path, images: Sequence[Path]) -> list[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Classifies pictures of one digit each with the net of a run.")
+    parser = argparse.ArgumentParser(
+        description="Classifies the digits in photographs and drawings with the net of a run."
+    )
     parser.add_argument("folder", type=Path, metavar="RUN_FOLDER")
     parser.add_argument("images", type=Path, metavar="IMAGE", nargs="+", help="PNG, JPEG or another kind of picture")
+    parser.add_argument("--single", action="store_true", help="one digit in each picture, in however many parts")
     arguments = parser.parse_args()
     with one_line_errors():
         config = load_saved(arguments.folder)
         net = load_trained(arguments.folder, device="cpu")  # a few images need no GPU
-        originals, pixels = zip(*map(read, arguments.images), strict=True)
-        images = torch.stack(pixels).flatten(1)
-        scores = scores_for(methods.named(config.method).scores, net, images, config.evaluation.batch_size)
+        pictures = [find(path, single=arguments.single) for path in arguments.images]
+        pixels = torch.stack([digit.pixels for _, found in pictures for digit in found]).flatten(1)
+        scores = scores_for(methods.named(config.method).scores, net, pixels, config.evaluation.batch_size)
+        of_digits = iter([{rule: of_all[number] for rule, of_all in scores.items()} for number in range(len(pixels))])
         paths = picture_paths(arguments.folder / "classified", arguments.images)
         paths[0].parent.mkdir(exist_ok=True)
-        for number, (image, path) in enumerate(zip(arguments.images, paths, strict=True)):
-            of_image = {rule: of_classes[number] for rule, of_classes in scores.items()}
-            print(f"{image}\n{table(of_image)}")
-            print(f"picture: {save_figure(draw(originals[number], pixels[number], of_image), path)}\n")
+        for image, path, (original, found) in zip(arguments.images, paths, pictures, strict=True):
+            said = [next(of_digits) for _ in found]
+            print(f"{image}\n{answer(said)}")
+            print(f"picture: {save_figure(draw(original, found, said), path)}\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.request import getproxies
 
 import torch
@@ -30,7 +30,7 @@ from src.config.errors import one_line_errors
 from src.config.loading import load_saved
 from src.config.values import Config, ConfigError
 from src.datasets.idx import DataError
-from src.datasets.photographs import as_mnist, read
+from src.datasets.photographs import Digit, digits, read
 from src.evaluate import load_trained
 from src.negatives.codes import NUM_CLASSES
 from src.pictures.figures import POSITIVE
@@ -47,21 +47,16 @@ EMPTY = "Draw a digit, or drop a photograph of one. What the net makes of it is 
 GOODNESS = "G<sub>l</sub>: goodness of layer l under each label; bars begin at the lowest"
 
 
-class Digit(NamedTuple):
-    """A digit as the net gets it (uint8 [28, 28]), and where it is (left, top, right, bottom in pixels)."""
-
-    pixels: Tensor
-    box: tuple[int, int, int, int]
-
-
 def digits_in(given: Image.Image | Path) -> tuple[Image.Image, list[Digit]]:
-    """The picture that is given or is in a file, and the digits in it, from left to right.
+    """The picture that is given or is in a file, and the digits in it: one in a drawing, from left to right in a file.
 
     Raises:
         DataError: it cannot be read, or there is no digit in it.
     """
-    image, pixels = read(given) if isinstance(given, Path) else (given, as_mnist(given))
-    return image, [Digit(pixels, (0, 0, *image.size))]
+    if not isinstance(given, Path):
+        return given, digits(given, single=True)
+    image = read(given)
+    return image, digits(image)
 
 
 # --- What the page says, in HTML --------------------------------------------------------------------------
@@ -133,10 +128,10 @@ def bars(scores: dict[str, Tensor]) -> str:
     return f"<table>{note}{rows}</table>"
 
 
-def boxed(image: Image.Image, digits: list[Digit]) -> str:
+def boxed(image: Image.Image, found: list[Digit]) -> str:
     """A small copy of a picture; several digits in it have boxes."""
     image = image.convert("RGB")
-    for digit in digits if len(digits) > 1 else ():
+    for digit in found if len(found) > 1 else ():
         ImageDraw.Draw(image).rectangle(digit.box, outline=POSITIVE, width=max(2, max(image.size) // 150))
     image.thumbnail((400, 400))
     return embedded(image, "photograph")
@@ -144,11 +139,11 @@ def boxed(image: Image.Image, digits: list[Digit]) -> str:
 
 def answer(config: Config, net: nn.Module, given: Image.Image | Path) -> str:
     """What the net says of each digit in a drawing or a file. Raises DataError as `digits_in`."""
-    image, digits = digits_in(given)
-    method, images = methods.named(config.method), torch.stack([digit.pixels for digit in digits]).flatten(1)
+    image, found = digits_in(given)
+    method, images = methods.named(config.method), torch.stack([digit.pixels for digit in found]).flatten(1)
     scores = scores_for(method.scores, net, images, config.evaluation.batch_size)
-    parts = [boxed(image, digits)] if isinstance(given, Path) else []
-    for number, digit in enumerate(digits):
+    parts = [boxed(image, found)] if isinstance(given, Path) else []
+    for number, digit in enumerate(found):
         of_digit = {rule: of_images[number] for rule, of_images in scores.items()}
         pixels = embedded(Image.fromarray(digit.pixels.numpy()), "pixels")
         seen = f"<div>the net gets{pixels}<small>28 x 28</small></div>"

@@ -2,16 +2,19 @@
 
 import itertools
 import shutil
+import subprocess
 import sys
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from commands import command
-from hypothesis import given, settings
+from commands import REPOSITORY, command
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
+from pictures_of_digits import KINDS, SEVERAL, drawn, in_a_row, pictures, printed
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -20,18 +23,24 @@ from src.config import errors
 from src.config.values import SIDE
 from src.datasets.batches import Examples
 from src.datasets.idx import DataError
-from src.datasets.photographs import as_mnist, read
+from src.datasets.photographs import Digit, digits, read
 from src.datasets.table import load_test
 from src.evaluate import load_trained
 from src.methods.supervised import FFNet, scores
 from src.training.validation import scores_for
 
 INKS = [((0, 0, 0), (255, 255, 255)), ((30, 40, 140), (230, 225, 210)), ((250, 240, 120), (20, 60, 40))]
+SHIFTS = list(itertools.product((-1, 0, 1), repeat=2))  # a centre of mass may be rounded to the next pixel
 
 
 @pytest.fixture(scope="module")
 def test_set(mnist_root) -> Examples:
     return load_test("mnist", mnist_root, "cpu")
+
+
+@pytest.fixture(scope="module")
+def images(test_set) -> np.ndarray:
+    return test_set.images.view(-1, SIDE, SIDE).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -55,29 +64,48 @@ def on_paper(digit: Image.Image, ink: tuple, paper: tuple, side: int = 140, wher
     return sheet
 
 
-def difference(ours: Tensor, theirs: Tensor) -> float:
-    """Of two sets of images, as a share of the latter's ink."""
-    return ((ours.float() - theirs.float()).abs().sum() / theirs.float().sum()).item()
+def as_mnist(image: Image.Image) -> Tensor:
+    """The pixels of the only digit."""
+    (digit,) = digits(image)
+    assert digit.pixels.dtype == torch.uint8 and digit.pixels.shape == (SIDE, SIDE)
+    return digit.pixels
 
 
-def test_mnist_images_stay_as_they_are(test_set, tmp_path):
+def alike(ours: Tensor, theirs: Tensor) -> float:
+    """The cosine between two images, 1 for the same strokes in the same place."""
+    shifted = [ours.float().roll(shift, (0, 1)).flatten() for shift in SHIFTS]
+    return max(torch.cosine_similarity(of_shift, theirs.float().flatten(), dim=0).item() for of_shift in shifted)
+
+
+# --- What becomes of a digit ------------------------------------------------------------------------------
+
+
+def test_mnist_images_stay_as_they_are_and_are_moved_into_the_middle(images, tmp_path):
     for number in range(0, 10_000, 20):
-        pixels = test_set.images[number].view(SIDE, SIDE)
+        pixels = torch.from_numpy(images[number])
         assert torch.equal(as_mnist(grey(pixels)), pixels)
-        assert torch.equal(as_mnist(grey(pixels).convert("RGB")), pixels)
-    grey(pixels).save(tmp_path / "digit.png")
-    assert torch.equal(read(tmp_path / "digit.png")[1], pixels)
+        rows, columns = pixels.sum(dim=1).nonzero(), pixels.sum(dim=0).nonzero()
+        for shift in ((-rows[0].item(), -columns[0].item()), (27 - rows[-1].item(), 27 - columns[-1].item())):
+            moved = pixels.roll(shift, (0, 1))
+            for image in (grey(moved), grey(255 - moved)):
+                back = as_mnist(image)
+                assert any(torch.equal(back.roll(step, (0, 1)), pixels) for step in SHIFTS)
+    grey(pixels).convert("RGB").save(tmp_path / "digit.png")
+    assert torch.equal(as_mnist(read(tmp_path / "digit.png")), pixels)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_a_digit_on_paper_becomes_like_mnist(data, test_set):
     digit = grey(test_set.images[data.draw(st.integers(0, 9999), "number")])
     side = data.draw(st.integers(60, 180), "side")
     where = data.draw(st.integers(0, 200 - side), "x"), data.draw(st.integers(0, 300 - side), "y")
     ink, paper = data.draw(st.sampled_from(INKS), "ink and paper")
-    ours = as_mnist(on_paper(digit, ink, paper, side, where))
-    assert ours.dtype == torch.uint8 and ours.shape == (SIDE, SIDE)
+    try:
+        (found,) = digits(on_paper(digit, ink, paper, side, where), single=True)
+    except DataError:  # a few of MNIST's are too wide, for example
+        reject()
+    ours = found.pixels
     assert ours.min() == 0 and ours.max() == 255
 
     top_left, bottom_right = ours.nonzero().min(dim=0).values, ours.nonzero().max(dim=0).values
@@ -86,35 +114,49 @@ def test_a_digit_on_paper_becomes_like_mnist(data, test_set):
         mass = ours.float().sum(dim=1 - axis)
         assert abs((mass * torch.arange(SIDE)).sum() / mass.sum() - 14) < 0.51
 
-
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_what_says_nothing_of_the_digit_changes_little(data, test_set):
-    digit = grey(test_set.images[data.draw(st.integers(0, 9999), "number")])
-    sheet = on_paper(digit, *INKS[0]).convert("L")
-    as_is = as_mnist(sheet)
-    assert torch.equal(as_mnist(ImageOps.invert(sheet)), as_is)
-    margin = data.draw(st.tuples(*[st.integers(0, 150)] * 4), "margin")
-    assert torch.equal(as_mnist(ImageOps.expand(sheet, margin, fill=255)), as_is)
-
-    shifts = list(itertools.product((-1, 0, 1), repeat=2))  # a centre of mass may be rounded to the next pixel
-    dusty = sheet.copy()
-    dusty.putpixel((3, 3), 120)
-    dusty = as_mnist(dusty)
-    assert min(difference(dusty.roll(shift, (0, 1)), as_is) for shift in shifts) < 0.2  # faint edges may fall out
-
-    levels = np.asarray(sheet, dtype=np.float32)
-    pale = 90 + levels * data.draw(st.floats(0.2, 0.6), "contrast")
-    fading = np.linspace(-1, 1, 300)[:, None] * data.draw(st.floats(-20, 20), "fading")
-    noise = np.random.default_rng(0).normal(0, data.draw(st.floats(0, 2), "noise"), levels.shape)
-    photo = Image.fromarray((pale + fading * pale.max() / 255 + noise).clip(0, 255).astype(np.uint8))
-    ours = as_mnist(photo)
-    assert min(difference(ours.roll(shift, (0, 1)), as_is) for shift in shifts) < 0.5
+    drawn_rows, drawn_columns = (torch.from_numpy(np.array(digit)) > 128).nonzero(as_tuple=True)
+    expected = [
+        (edge + end) * side / SIDE + offset
+        for end, ends in ((0, torch.amin), (1, torch.amax))
+        for edge, offset in ((ends(drawn_columns).item(), where[0]), (ends(drawn_rows).item(), where[1]))
+    ]
+    assert found.box == pytest.approx(expected, abs=0.06 * side)
 
 
-def test_every_kind_of_file_gives_the_same_digit(test_set, tmp_path):
-    pixels = test_set.images[0].view(SIDE, SIDE).numpy()
-    sheet = on_paper(grey(test_set.images[0]), *INKS[0]).convert("L")
+@pytest.mark.parametrize("kind", [*KINDS, SEVERAL])
+def test_every_kind_of_picture_gives_the_digit_that_is_in_it(kind, images):
+    """As it comes out of a clean drawing. How often a net errs is measured by tests/pictures_of_digits.py."""
+    ((picture, numbers),) = pictures(kind, images, [13])
+    strokes = drawn if "pen" in kind or kind == "transparent" else printed
+    clean = [grey_of(strokes(images[number], 200, *([16] if strokes is drawn else []))) for number in numbers]
+    found = digits(picture)
+    assert len(found) == len(numbers)
+    for digit, image in zip(found, clean, strict=True):
+        assert alike(digit.pixels, as_mnist(image)) > 0.85
+
+
+def grey_of(ink: np.ndarray) -> Image.Image:
+    """Black ink ([H, W] of 0..1) with white paper around it."""
+    return Image.fromarray((255 * (1 - np.pad(ink, 60))).astype(np.uint8))
+
+
+def test_digits_are_read_line_by_line_and_single_takes_them_for_one(images):
+    line = in_a_row([printed(images[number], tall) for number, tall in ((0, 90), (1, 80), (2, 95))], 30)
+    below = np.pad(in_a_row([printed(images[number], 90) for number in (3, 4)], 40), ((40, 0), (0, 0)))
+    width = max(line.shape[1], below.shape[1])
+    sheet = np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in (line, below)])
+    found = digits(grey_of(sheet))
+    assert len(found) == 5
+    for number, digit in enumerate(found):
+        assert alike(digit.pixels, as_mnist(grey_of(printed(images[number], 90)))) > 0.9
+    assert [digit.box[0] for digit in found[:3]] == sorted(digit.box[0] for digit in found[:3])
+    assert found[3].box[1] > found[0].box[3] and found[3].box[0] < found[4].box[0]
+    (one,) = digits(grey_of(sheet), single=True)
+    assert one.box[0] <= found[0].box[0] and one.box[3] >= found[4].box[3]
+
+
+def test_every_kind_of_file_gives_the_same_digit(images, tmp_path):
+    sheet = on_paper(grey(torch.from_numpy(images[0])), *INKS[0]).convert("L")
     expected = as_mnist(sheet)
     transparent = Image.new("RGBA", sheet.size, (0, 0, 0, 0))
     transparent.putalpha(ImageOps.invert(sheet))
@@ -123,68 +165,82 @@ def test_every_kind_of_file_gives_the_same_digit(test_set, tmp_path):
     kinds = {
         "rgb.png": sheet.convert("RGB"), "rgba.png": sheet.convert("RGBA"), "transparent.png": transparent,
         "palette.gif": sheet.convert("P"), "cmyk.tif": sheet.convert("CMYK"), "quality.jpg": sheet,
-        "16_bits.png": Image.fromarray(np.asarray(sheet).astype(np.uint16) * 257),
+        "16_bits.png": Image.fromarray(np.asarray(sheet).astype(np.uint16) * 257), "black.png": ImageOps.invert(sheet),
+        "large.png": sheet.resize((2400, 3600)), "two_colours.png": sheet.resize((2400, 3600)).convert("1", dither=0),
     }  # fmt: skip
     for name, image in kinds.items():
         image.save(tmp_path / name)
-        original, ours = read(tmp_path / name)
-        assert difference(ours, expected) < 0.03, name
-        assert original.size == sheet.size and np.asarray(original).max() == 255
+        assert alike(as_mnist(read(tmp_path / name)), expected) > 0.97, name
     sheet.rotate(90, expand=True).save(tmp_path / "rotated.png", exif=exif)
-    assert torch.equal(read(tmp_path / "rotated.png")[1], expected)
-    Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "mnist.png")
-    assert torch.equal(read(tmp_path / "mnist.png")[1], torch.from_numpy(pixels))
+    assert torch.equal(as_mnist(read(tmp_path / "rotated.png")), expected)
 
 
-def test_enlarged_in_colour_mnist_digits_come_back_and_are_classified_the_same(test_set, net):
-    images = test_set.images[:300]
-    ours = torch.stack([as_mnist(on_paper(grey(image), *INKS[number % 3])) for number, image in enumerate(images)])
-    assert difference(ours.flatten(1), images) < 0.3  # enlarging alone blurs
-    of_ours, of_mnist = (scores_for(scores, net, pixels, 300) for pixels in (ours.flatten(1), images))
-    for rule in ("goodness", "one_pass"):
-        assert (of_ours[rule].argmax(dim=1) == of_mnist[rule].argmax(dim=1)).float().mean() > 0.9
+def test_a_photograph_of_108_megapixels_is_scaled_down(images, tmp_path):
+    sheet = Image.new("L", (12_000, 9_000), 230)
+    ink = Image.fromarray((255 * printed(images[0], 2000)).astype(np.uint8))
+    sheet.paste(20, (7000, 4000), ink)
+    sheet.save(tmp_path / "photo.jpg")
+    picture = read(tmp_path / "photo.jpg")
+    (digit,) = digits(picture)
+    assert 1000 < max(picture.size) <= 2000
+    assert digit.box[0] == pytest.approx(7000 * picture.width / 12_000, abs=25)
+    assert alike(digit.pixels, as_mnist(grey_of(printed(images[0], 200)))) > 0.95
 
 
-def test_the_command_prints_and_draws_what_the_net_says(run_folder, test_set, net):
+# --- The command ------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_and_draws_what_the_net_says(run_folder, test_set, images, net):
     """Each picture under a name of its own."""
-    inputs = [run_folder / name for name in ("a/7.png", "b/7.jpg", "classified/7_2.png")]
-    pictures = [run_folder / "classified" / name for name in ("7.png", "7_3.png", "7_2_2.png")]
-    for path in inputs:
+    inputs = [run_folder / name for name in ("a/7.png", "b/7.jpg", "classified/7_2.png", "two.png")]
+    pictures = [run_folder / "classified" / name for name in ("7.png", "7_3.png", "7_2_2.png", "two.png")]
+    for path, (ink, paper) in zip(inputs, INKS, strict=False):
         path.parent.mkdir()
-    for path, (ink, paper) in zip(inputs, INKS, strict=True):
         on_paper(grey(test_set.images[0]), ink, paper).save(path)
+    grey_of(in_a_row([printed(images[number], 90) for number in (1, 4)], 40)).save(inputs[3])
     before = [path.read_bytes() for path in inputs]
     done = command(str(run_folder), *map(str, inputs), module="src.classify_image")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert [path.read_bytes() for path in inputs] == before
 
-    said = scores_for(scores, net, torch.stack([read(path)[1] for path in inputs]).flatten(1), 3)
-    for number, block in enumerate(done.stdout.strip().split("\n\n")):
+    found = [digit for path in inputs for digit in digits(read(path))]
+    said = scores_for(scores, net, torch.stack([digit.pixels for digit in found]).flatten(1), 5)
+    *blocks, of_two = done.stdout.strip().split("\n\n")
+    for number, block in enumerate(blocks):
         lines = block.splitlines()
         goodness = torch.stack([said[f"goodness_layer_{layer}"][number] for layer in (1, 2, 3)])
         probabilities = said["one_pass"][number].softmax(dim=0)
         assert lines[0] == str(inputs[number])
         assert lines[1].split() == ["label", "G_1", "G_2", "G_3", "sum", "from", "G_2", "read-out"]
         for label in range(10):
-            printed = [float(cell) for cell in lines[2 + label].removesuffix("%").split()]
+            cells = [float(cell) for cell in lines[2 + label].removesuffix("%").split()]
             exact = [label, *goodness[:, label], goodness[1:, label].sum(), 100 * probabilities[label]]
-            assert printed == pytest.approx([float(value) for value in exact], abs=0.051)
+            assert cells == pytest.approx([float(value) for value in exact], abs=0.051)
         assert lines[12] == f"by goodness (sum from G_2): {goodness[1:].sum(dim=0).argmax()}"
         assert lines[13] == f"in one pass (read-out):     {probabilities.argmax()}"
         assert lines[14] == f"picture: {pictures[number]}"
         with Image.open(pictures[number]) as picture:
             assert picture.size[0] > 1000
+    lines = of_two.splitlines()
+    tables = [table({rule: of_all[number] for rule, of_all in said.items()}) for number in (3, 4)]
+    assert of_two.split("\n", 1)[1].startswith(f"digit 1 of 2\n{tables[0]}\ndigit 2 of 2\n{tables[1]}\n")
+    for line, rule in zip(lines[-3:-1], ("goodness", "one_pass"), strict=True):
+        assert line.endswith(": {} {}".format(*said[rule][3:].argmax(dim=1).tolist()))
+    assert lines[-1] == f"picture: {pictures[3]}"
 
 
 def test_the_picture_shows_both_choices():
     goodness = torch.full((10,), 7.0).index_fill(0, torch.tensor([4]), 57.0)
     probabilities = torch.full((10,), 0.02).index_fill(0, torch.tensor([6]), 0.82)
     scores = {"goodness": goodness, "one_pass": probabilities.log() + 3}
-    figure = draw(Image.new("RGB", (20, 30)), torch.zeros(SIDE, SIDE), scores)
-    assert [axis.get_title() for axis in figure.axes[2:]] == ["By goodness: 4", "In one pass: 6"]
+    seen = [Digit(torch.zeros(SIDE, SIDE), box) for box in ((1, 2, 5, 9), (8, 2, 12, 8))]
+    figure = draw(Image.new("RGB", (20, 30)), seen, [scores, scores])
+    assert [axis.get_title() for axis in figure.axes[2:4]] == ["By goodness: 4", "In one pass: 6"]
+    assert [axis.get_title() for axis in figure.axes[5:]] == ["By goodness: 4", "In one pass: 6"]
+    assert [box.get_bbox().extents.tolist() for box in figure.axes[0].patches] == [[1, 2, 5, 9], [8, 2, 12, 8]]
     assert [bar.get_height() for bar in figure.axes[2].patches] == [0, 0, 0, 0, 50, 0, 0, 0, 0, 0]
     assert [bar.get_height() for bar in figure.axes[3].patches] == pytest.approx([2.0] * 6 + [82] + [2] * 3)
-    for axis, chosen in zip(figure.axes[2:], (4, 6), strict=True):
+    for axis, chosen in zip(figure.axes[2:4], (4, 6), strict=True):
         colours = [bar.get_facecolor() for bar in axis.patches]
         assert colours.count(colours[chosen]) == 1
 
@@ -196,7 +252,7 @@ def test_a_net_without_goodness_says_what_it_has():
     lines = table(scores).splitlines()
     assert lines[0].split() == ["label", "read-out"] and lines[7].split() == ["6", "82.00", "%"]
     assert lines[11:] == ["in one pass (read-out): 6"]
-    figure = draw(Image.new("RGB", (20, 30)), torch.zeros(SIDE, SIDE), scores)
+    figure = draw(Image.new("RGB", (20, 30)), [Digit(torch.zeros(SIDE, SIDE), (0, 0, 9, 9))], [scores])
     assert [axis.get_title() for axis in figure.axes[2:]] == ["In one pass: 6"]
 
     layers = {f"goodness_layer_{layer}": torch.arange(10.0) * layer for layer in (1, 2)}
@@ -238,12 +294,12 @@ def test_what_is_no_readable_image_is_named_before_any_is_classified(
         sheet.save(tmp_path / name)
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:1500])
     (tmp_path / "empty.png").touch()
+    Image.new("L", (100, 100), 200).save(tmp_path / "blank.png")
     (tmp_path / "bomb.png").write_bytes(png_header(40_000, 40_000))
-    (tmp_path / "large.png").write_bytes(png_header(10_000, 10_000))  # for which Pillow has a warning only
     reasons = {
         "cut.png": "truncated", "cut.jpg": "truncated", "empty.png": "cannot identify", "run": "is a folder",
-        "bomb.png": "exceeds limit", "large.png": "exceeds limit", "none.png": "there is no such file",
-        "words.png": "words.png: cannot be read; a PNG or JPEG file of one digit is needed",
+        "bomb.png": "exceeds limit", "none.png": "there is no such file",
+        "words.png": "words.png: cannot be read; a picture such as a PNG or JPEG is needed", "blank.png": "no digit",
     }  # fmt: skip
     for name, reason in reasons.items():
         line = refusal(monkeypatch, run_folder, tmp_path / "good.png", tmp_path / name)
@@ -251,15 +307,35 @@ def test_what_is_no_readable_image_is_named_before_any_is_classified(
         assert capsys.readouterr() == ("", "") and not (run_folder / "classified").exists()
 
 
-def test_an_image_without_a_digit_is_refused():
+def test_what_holds_no_digit_is_refused_with_the_reason(images):
     noise = np.random.default_rng(0).normal(0, 4, (500, 500))
-    blank = {
-        "white": np.full((100, 80), 255.0), "black 28 x 28": np.zeros((SIDE, SIDE)), "one pixel": np.zeros((1, 1)),
-        "paper": 200 + noise, "paper in fading light": 200 + noise + np.linspace(-40, 40, 500),
+    spot = cv2.circle(np.zeros((300, 300), np.float32), (150, 150), 60, 1, -1)
+    scribble, _ = next(pictures("scribble", images, [1]))
+    ruled, _ = next(pictures("blank", images, [6]))
+    refused = {
+        "no digit stands out": [
+            Image.fromarray(levels.astype(np.uint8))
+            for levels in (
+                np.full((100, 80), 255.0), np.zeros((SIDE, SIDE)), 200 + noise,
+                200 + noise + np.linspace(-40, 40, 500),
+            )
+        ] + [ruled, Image.new("RGBA", (50, 50))],
+        "too small or too narrow": [Image.new("L", size) for size in ((1, 1), (400, 3), (9, 9))],
+        "runs off the sheet": [grey_of(printed(images[0], 100)).crop((60 + 40, 0, 300, 300))],
+        "wider than a digit": [grey_of(np.concatenate(3 * [printed(images[3], 100)[:, 8:-8]], axis=1))],
+        "a spot": [grey_of(spot)],
+        "scribble": [scribble],
     }  # fmt: skip
-    for name, levels in blank.items():
-        with pytest.raises(DataError, match="no digit stands out"):
-            print(name, as_mnist(Image.fromarray(levels.astype(np.uint8))))  # the name of what was not refused
+    for reason, of_reason in refused.items():
+        for number, image in enumerate(of_reason):
+            with pytest.raises(DataError, match=reason):
+                print(reason, number, digits(image))  # what was not refused
+
+
+def test_training_does_not_import_opencv():
+    code = "import sys, main, src.experiment, src.evaluate, src.report; print('cv2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
 
 
 def test_a_run_without_a_whole_net_is_named(run_folder, test_set, tmp_path, monkeypatch):

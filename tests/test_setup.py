@@ -70,7 +70,7 @@ def test_requirements_name_every_package_the_code_imports():
         if file.name == "demo.py":
             assert "gradio" in imported
             imported.remove("gradio")
-    import_names = {"hydra-core": "hydra", "pyyaml": "yaml", "pillow": "PIL"}
+    import_names = {"hydra-core": "hydra", "pyyaml": "yaml", "pillow": "PIL", "opencv-contrib-python-headless": "cv2"}
     required = {import_names.get(r.name, r.name) for r in read_requirements("requirements.txt")}
     assert imported - set(sys.stdlib_module_names) - {"src"} <= required
 
