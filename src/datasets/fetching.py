@@ -103,7 +103,9 @@ def _content(path: Path) -> bytes:
     try:
         return gzip.decompress(raw)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} was cut or damaged ({error}): move it away, and take it from its source anew") from None
+        raise DataError(
+            f"{path} was cut or damaged ({error}): move it away, and take it from its source anew"
+        ) from None
 
 
 def _fault(row: Dataset, name: str, path: Path, raw: bytes) -> str | None:
