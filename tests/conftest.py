@@ -16,6 +16,7 @@ from src.datasets.table import load
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests of the trained net in one process, so that it is trained once."""
     for item in items:
