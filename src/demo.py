@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import getproxies
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
@@ -30,7 +31,7 @@ from src.config.errors import one_line_errors
 from src.config.loading import load_saved
 from src.config.values import Config, ConfigError
 from src.datasets.idx import DataError
-from src.datasets.photographs import Digit, digits, read
+from src.datasets.photographs import Digit, coloured, digits, read
 from src.evaluate import load_trained
 from src.negatives.codes import NUM_CLASSES
 from src.pictures.figures import POSITIVE
@@ -130,7 +131,7 @@ def bars(scores: dict[str, Tensor]) -> str:
 
 def boxed(image: Image.Image, found: list[Digit]) -> str:
     """A small copy of a picture; several digits in it have boxes."""
-    image = image.convert("RGB")
+    image = Image.fromarray(np.rint(255 * coloured(image)).astype(np.uint8))
     for digit in found if len(found) > 1 else ():
         ImageDraw.Draw(image).rectangle(digit.box, outline=POSITIVE, width=max(2, max(image.size) // 150))
     image.thumbnail((400, 400))

@@ -68,11 +68,7 @@ def evaluate(folder: Path, device: str = "auto", data_root: str | None = None) -
 
     Raises ConfigError and DataError as `tested` does, and ConfigError if result.json is damaged.
     """
-    try:
-        before = read_result(folder) if (folder / "result.json").is_file() else {}
-    except ValueError as error:
-        path = folder / "result.json"
-        raise ConfigError(f"{path} is damaged ({error}); without it, the net can be tested") from error
+    before = read_result(folder) if (folder / "result.json").is_file() else {}
     _, test, scores = tested(folder, device, data_root)
     errors = count_errors(scores, test)
     known = {rule: before[f"test_errors_{rule}"] for rule in errors if f"test_errors_{rule}" in before}

@@ -325,6 +325,9 @@ def test_what_holds_no_digit_is_refused_with_the_reason(images):
         "wider than a digit": [grey_of(np.concatenate(3 * [printed(images[3], 100)[:, 8:-8]], axis=1))],
         "a spot": [grey_of(spot)],
         "scribble": [scribble],
+        "there are 36 things that may be digits; 30 at most": [
+            grey_of(np.tile(np.pad(printed(images[2], 40), 20), (6, 6)))
+        ],
     }  # fmt: skip
     for reason, of_reason in refused.items():
         for number, image in enumerate(of_reason):

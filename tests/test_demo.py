@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 import torch
 from commands import ONE_THREAD, REPOSITORY
@@ -112,6 +113,17 @@ def test_each_of_several_digits_is_answered_and_boxed(monkeypatch, tmp_path):
     assert (first.getpixel((0, 0)), second.getpixel((0, 0))) == (50, 250)
     assert photograph.size == (400, 200)
     assert photograph.getpixel((50 * 2 // 3, 80)) != photograph.getpixel((60, 80)) == (255, 255, 255)
+
+
+def test_the_picture_is_shown_as_it_was_taken():
+    """What is transparent as paper, and 16-bit greys as greys."""
+    drawing = Image.new("RGBA", (60, 60), (0, 0, 0, 0))
+    drawing.paste((0, 0, 0, 255), (20, 10, 40, 50))
+    deep = Image.fromarray(np.linspace(0, 65_535, 3600).astype(np.uint16).reshape(60, 60))
+    for given, brightest in ((drawing, 255), (deep, 255)):
+        (picture,) = re.findall(r"base64,([^']+)'", demo.boxed(given, []))
+        levels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("L"))
+        assert levels.min() == 0 and levels.max() == brightest and 50 < levels.mean() < 250
 
 
 def test_it_says_which_net_it_is_and_how_often_that_errs(tmp_path):

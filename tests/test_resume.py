@@ -366,9 +366,10 @@ def test_every_method_goes_on_as_if_nothing_had_been(monkeypatch, tmp_path, over
 
 
 def test_what_may_differ_when_a_run_is_resumed(whole, tmp_path):
-    arguments = [f"resume={whole}", "data.root=elsewhere", "training.checkpoint_every=9"]
-    config = load_saved(whole, arguments)
+    arguments = [f"resume={whole}", "data.root=elsewhere", "training.checkpoint_every=9", "device=cuda:1"]
+    config = load_saved(whole, [*arguments, "evaluation.batch_size=7"])
     assert (config.data.root, config.training.checkpoint_every) == ("elsewhere", 9)
+    assert (config.device, config.evaluation.batch_size) == ("cuda:1", 7)
     assert config.model.hidden_dims == [24, 24] and config.name == "short"
     for override in ("training.epochs=9", "seed=1", "experiment=paper", "precision=bf16", "+training.batch_size=7"):
         with pytest.raises(ConfigError, match="could change the result"):
@@ -458,15 +459,38 @@ def test_a_job_of_a_sweep_gets_the_folder_of_its_run_or_a_new_one(tmp_path, over
         shutil.copytree(whole, tmp_path / name)
     sweep = f"hydra.sweep.dir={tmp_path}"
     assert in_sweep(*overrides, sweep) == "7_short_seed0"
-    assert in_sweep(*overrides, sweep, "data.root=elsewhere") == "7_short_seed0"
+    assert in_sweep(*overrides, sweep, "logging.tensorboard=true") == "7_short_seed0"
+    assert in_sweep(*overrides, sweep, "data.root=elsewhere") == "3_short_seed0"  # other data of one's own
     assert in_sweep(*overrides, sweep, "training.epochs=9") == "3_short_seed0"
     assert in_sweep(*overrides, sweep, "seed=1") == "3_short_seed1_2"  # that folder holds another run
+
+
+def test_runs_are_the_same_whatever_changes_no_result():
+    config = loading.checked(loading.composed("data.root=here"))
+    for override, same in {
+        "data.root=there": True, "training.checkpoint_every=9": True, "evaluation.batch_size=7": True,
+        "training.compile=true": False, "device=cuda": False, "seed=1": False,
+    }.items():  # fmt: skip
+        assert loading.same_run(config, loading.checked(loading.composed("data.root=here", override))) == same, override
+
+
+def test_what_a_killed_process_was_saving_is_cleared_away(tmp_path, overrides, whole):
+    last_but_one(whole, tmp_path)
+    (tmp_path / f".{LATEST}.123.tmp").write_bytes(b"half")
+    run(composed(*overrides), tmp_path, resume=True)
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_a_finished_run_is_left_alone_and_says_its_result(whole, overrides):
     before = {path: path.read_bytes() for path in whole.iterdir()}
     assert run(composed(*overrides, "seed=1"), whole, resume=True) == read_result(whole)
     assert before == {path: path.read_bytes() for path in whole.iterdir()}
+
+
+def test_a_damaged_result_is_named(tmp_path, overrides):
+    (tmp_path / "result.json").write_text('{"seed": 0')
+    with pytest.raises(ConfigError, match=f"{tmp_path / 'result.json'} is damaged"):
+        run(composed(*overrides), tmp_path, resume=True)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(tmp_path, overrides, whole):

@@ -340,6 +340,8 @@ def test_a_value_with_dashes_is_told_how_it_is_given(arguments):
     check_arguments(["-m", "seed=1,2", "--cfg", "job"])
     with pytest.raises(ConfigError, match=r"--lr: values are .* python -m main KEY=VALUE; .* lists all keys$"):
         check_arguments(["--lr", "0.1"])
+    with pytest.raises(ConfigError, match=r"^seed=range\(3\): -m and other flags come before all values"):
+        check_arguments(["experiment=quick", "-m", "seed=range(3)"])
 
 
 @pytest.mark.parametrize("version", [(3, 9, 2), (3, 14, 0)])

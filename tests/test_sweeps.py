@@ -6,18 +6,22 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import joblib
 import pytest
 import torch
 from commands import ONE_THREAD, REPOSITORY, command
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, read_write
 
 from src.config.loading import CONFIGS, register_schemas
-from src.config.sweep import check_launcher
+from src.config.sweep import check_jobs, check_launcher, job
 from src.config.values import ConfigError
 from src.training.checkpoint import load_checkpoint
 from src.training.log import read_metrics, read_result
@@ -81,6 +85,47 @@ def test_a_bad_value_ends_a_sweep_before_its_first_job(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_sweep_for_slurm_needs_no_gpu_where_it_is_given(monkeypatch):
+    """That is a login node; a sweep for this machine does."""
+    register_schemas()
+    monkeypatch.setattr("src.config.loading.resolve_device", Mock(side_effect=ConfigError("no such device here")))
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for name in ("basic", "joblib", "slurm"):
+            config = compose("config", overrides=[f"hydra/launcher={name}"], return_hydra_config=True)
+            with read_write(config):
+                config.hydra.overrides.task = ["seed=0,1", "device=cuda"]
+            with nullcontext() if name == "slurm" else pytest.raises(ConfigError, match="no such device here"):
+                check_jobs(config)
+
+
+class Net:
+    """Something that can be referred to weakly."""
+
+
+def test_what_ends_a_job_keeps_nothing_of_it(monkeypatch):
+    """Hydra keeps the error until the sweep ends."""
+    choices = {"hydra/launcher": "basic"}
+    hydra = SimpleNamespace(runtime=SimpleNamespace(choices=choices))
+    monkeypatch.setattr("src.config.sweep.HydraConfig", SimpleNamespace(get=lambda: hydra))
+    nets = []
+
+    def train():
+        net = Net()
+        nets.append(weakref.ref(net))
+        raise RuntimeError("out of memory")
+
+    def run():
+        try:
+            train()
+        except RuntimeError as error:
+            raise ConfigError("too large") from error
+
+    for failing in (train, run):
+        with pytest.raises((RuntimeError, ConfigError)) as kept, job():
+            failing()
+        assert kept.value.__traceback__ and nets.pop()() is None
+
+
 def processes_of_group(group: int) -> list[str]:
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -119,10 +164,12 @@ def test_an_interrupted_joblib_sweep_saves_every_job(sent, status, tmp_path, few
     assert not list(tmp_path.glob("2_*/metrics.jsonl"))
 
     threads = max(joblib.cpu_count() // 2, 1)
-    for job, folder in enumerate(folders):
-        assert re.search(rf"^#{job} matlab: training on 200 images of idx, .*\b{threads} thread", output, re.MULTILINE)
+    for number, folder in enumerate(folders):
+        assert re.search(
+            rf"^#{number} matlab: training on 200 images of idx, .*\b{threads} thread", output, re.MULTILINE
+        )
         epoch = load_checkpoint(folder, torch.device("cpu"))["epoch"]
-        assert f"#{job} stopped after epoch {epoch} of 5000; go on with: python -m main resume={folder}\n" in output
+        assert f"#{number} stopped after epoch {epoch} of 5000; go on with: python -m main resume={folder}\n" in output
         assert epochs_of(folder) == list(range(1, epoch + 1))
 
 

@@ -30,7 +30,8 @@ METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 
 # What may differ from a run's own configuration when it is resumed.
 MAY_DIFFER = (
-    "data.root", "training.checkpoint_every", "training.compile", "logging.tensorboard", "logging.pictures",
+    "data.root", "device", "training.checkpoint_every", "training.compile", "evaluation.batch_size",
+    "logging.tensorboard", "logging.pictures",
 )  # fmt: skip
 
 
@@ -57,8 +58,11 @@ def composed(*overrides: str) -> DictConfig:
     return _composed(*overrides).copy()
 
 
-def load(values: DictConfig) -> Config:
+def load(values: DictConfig, *, here: bool = True) -> Config:
     """The checked configuration of Hydra's `values`.
+
+    Args:
+        here: it is this machine that will train.
 
     Raises:
         ConfigError: a value is missing or out of range, a key that is not in the schema was added with "+", the name
@@ -67,7 +71,8 @@ def load(values: DictConfig) -> Config:
     config = checked(values)
     if wrong := wrong_name(config.name):
         raise ConfigError(f"name={config.name}: {wrong}")
-    resolve_device(config.device)
+    if here:
+        resolve_device(config.device)
     return config
 
 
@@ -139,9 +144,16 @@ def load_saved(folder: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def same_run(saved: Config, config: Config) -> bool:
-    """Whether a run that began with `saved` is what `config` asks for, but for what may differ when it is resumed."""
+    """Whether a run that began with `saved` is what `config` asks for, whatever it logs and wherever its data are.
+
+    Data of one's own are known by their folder alone.
+    """
     saved_values, values = (flat(dataclasses.asdict(either)) for either in (saved, config))
-    ignored = {"resume", *MAY_DIFFER} | ({"precision"} if config.precision == "auto" else set())
+    ignored = {"resume", *MAY_DIFFER} - {"device", "training.compile"}
+    if config.precision == "auto":
+        ignored.add("precision")
+    if not DATASETS[config.dataset].fetched_as:
+        ignored.remove("data.root")
     return all(saved_values.get(key) == values.get(key) for key in (saved_values | values).keys() - ignored)
 
 
@@ -160,7 +172,9 @@ def check_arguments(arguments: Sequence[str]) -> None:
     if not unknown:
         return
     flag, _, value = unknown[0].partition("=")
-    after = [*arguments[arguments.index(unknown[0]) + 1 :], "VALUE"][0]
+    if not flag.startswith("-"):
+        raise ConfigError(f"{unknown[0]}: -m and other flags come before all values: python -m main -m KEY=VALUE ...")
+    after = [*(arguments[arguments.index(unknown[0]) + 1 :] if unknown[0] in arguments else ()), "VALUE"][0]
     name = flag.lstrip("-").replace("-", "_")
     for key in flat(OmegaConf.to_container(composed())):
         if name in (key, key.rpartition(".")[2]):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -76,12 +77,15 @@ def check_jobs(config: DictConfig) -> None:
     """Raises one of USER_ERRORS if a job of the sweep that `config` (Hydra's own included) describes is no good."""
     loader = GlobalHydra.instance().config_loader()
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(config.hydra.overrides.task))
+    here = not config.hydra.launcher._target_.endswith("SlurmLauncher")  # a login node need not have the devices
     for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
         for job_overrides in batch:
-            load_job(without_hydra(loader.load_sweep_config(config, job_overrides)), job_overrides)
+            load_job(without_hydra(loader.load_sweep_config(config, job_overrides)), job_overrides, here=here)
 
 
-def load_job(values: DictConfig, overrides: Sequence[str], folder: Path | None = None) -> tuple[Config, bool]:
+def load_job(
+    values: DictConfig, overrides: Sequence[str], folder: Path | None = None, *, here: bool = True
+) -> tuple[Config, bool]:
     """The checked configuration of a run, and whether it goes on with one that has begun.
 
     It goes on with the run that is resumed; and with the one in `folder`, where this run is to be, if that has the same
@@ -98,7 +102,7 @@ def load_job(values: DictConfig, overrides: Sequence[str], folder: Path | None =
         config = load(values)
         if same_run(saved, config):
             return dataclasses.replace(config, precision=saved.precision), True
-    return load(values), False
+    return load(values, here=here), False
 
 
 @cache  # once in a process
@@ -134,8 +138,12 @@ def job() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
-    except USER_ERRORS as error:
-        log.error(f"error: {explain(error)}")
+    except Exception as error:
+        if isinstance(error, USER_ERRORS):
+            log.error(f"error: {explain(error)}")
+        # Hydra keeps the error until the sweep ends, and the error its net, data and optimiser.
+        for each in filter(None, (error, error.__cause__)):
+            traceback.clear_frames(each.__traceback__)
         raise
     except (KeyboardInterrupt, SystemExit) as stop:
         status = stop.code if isinstance(stop, SystemExit) else 130

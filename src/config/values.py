@@ -81,6 +81,8 @@ def wrong_name(name: str) -> str | None:
         rewritten = name in ("True", "False")
     if rewritten:
         return "must not be a number or a truth value, as Hydra writes those in its own way"
+    if "${" in name:
+        return "must not hold ${, which means another value in a configuration"
     if not re.fullmatch(r"[^./\\\0-\x1f][^/\\\0-\x1f]*", name):
         return "names a folder: it must not be empty, begin with a dot or hold a slash"
     return None
@@ -137,7 +139,9 @@ class Config:
     seed: int = number(at_least=0, below=2**63)
     device: str = _ruled(
         lambda name: (
-            None if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name) else "must be auto, cpu, cuda, cuda:1 or mps"
+            None
+            if re.fullmatch(r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?", name)
+            else "must be auto, cpu, cuda, cuda:1 or mps"
         )
     )
     precision: str = one_of("auto", "fp32", "bf16")

@@ -92,7 +92,7 @@ def _path(folder: Path, name: str) -> Path | None:
     """Where the file `name` is: under this name, with a dot as in "train-images.idx3-ubyte", or as .gz of either."""
     spellings = (name, name.replace("-idx", ".idx"))
     paths = [folder / (spelling + end) for end in ("", ".gz") for spelling in spellings]
-    return next((path for path in paths if path.exists()), None)
+    return max(filter(Path.exists, paths), key=Path.is_file, default=None)  # some archives have folders of these names
 
 
 def _content(path: Path) -> bytes:

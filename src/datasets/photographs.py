@@ -97,8 +97,6 @@ def digits(image: Image.Image, *, single: bool = False) -> list[Digit]:
     inner = mask * inner_part(sheet, 0.04)  # without slivers of the desk
     mask *= ink > 0.9 * otsu(ink[(inner if inner.any() else mask) > 0])
     parts = apart(inside(mask, sheet), single=single)
-    if len(parts) > MOST:
-        raise DataError(f"there are {len(parts)} things that may be digits; {MOST} at most are looked at")
     return in_reading_order(
         [Digit(as_mnist(ink, part), tuple(round(edge / scale) for edge in box_of(part))) for part in parts]
     )
@@ -319,7 +317,7 @@ def apart(mask: Array, *, single: bool) -> list[Array]:
     """A mask for each digit, or for the `single` one.
 
     Raises:
-        DataError: much of the ink makes no digit.
+        DataError: much of the ink makes no digit, or there are too many.
     """
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask)
     length = int(stats[1:, 2:4].max())  # of the largest part, in pixels
@@ -341,11 +339,12 @@ def apart(mask: Array, *, single: bool) -> list[Array]:
                 break
         else:
             found.append(([n], [left, top, right, bottom]))
-    masks = [
-        mask * np.isin(parts, members)
-        for members, (left, top, right, bottom) in found
-        if max(right - left, bottom - top) > 0.35 * length
+    whole = [
+        members for members, (left, top, right, bottom) in found if max(right - left, bottom - top) > 0.35 * length
     ]
+    if len(whole) > MOST:
+        raise DataError(f"there are {len(whole)} things that may be digits; {MOST} at most are looked at")
+    masks = [mask * np.isin(parts, members) for members in whole]
     if np.sum(masks) < 0.85 * mask.sum():
         raise DataError("there are strokes that make no digit")
     return masks

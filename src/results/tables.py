@@ -182,10 +182,10 @@ def errors_by_layer(rows: list[dict[str, Any]]) -> str:
 
 
 def measured_on(rows: list[dict[str, Any]]) -> str:
-    """What the runs were computed on, and the 95 % interval of their mean error by the first rule that they have."""
+    """What the runs were computed on, and the 95 % interval of their mean error by the published rule, or the first."""
     cells = []
     for row in rows:
-        rule = headline(row["errors"])
+        rule = row["published"].rule if row["published"] else headline(row["errors"])
         spread = with_spread(row["errors"][rule], interval=True)
         cells.append([row["precision"], row["hardware"], rule.replace("_", " "), spread])
     return table_of(rows, ["precision", "hardware", "rule", "% [95 % interval of the mean]"], cells)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from src.config.values import ConfigError
 from src.training.checkpoint import write_atomically
 
 log = logging.getLogger(__name__)
@@ -142,8 +143,12 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """A run's result.json."""
-    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    """A run's result.json. Raises ConfigError if it is damaged."""
+    path = folder / "result.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged ({error}); without it, the net can be tested") from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
