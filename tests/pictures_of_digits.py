@@ -2,7 +2,7 @@
 
 `python tests/pictures_of_digits.py RUN_FOLDER` prints the errors on 500 pictures of each kind. Each picture's random
 numbers come from its kind and its digit's number, so that it is the same each time. The code was made with test digits
-0 to 2499, which are not counted.
+0 to 2999, which are not counted.
 """
 
 import argparse
@@ -391,7 +391,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, metavar="RUN_FOLDER")
     parser.add_argument("--data-root", help="where the data are, if no longer where the run found them")
-    parser.add_argument("--first", type=int, default=2500, help="the first test digit")
+    parser.add_argument("--first", type=int, default=3000, help="the first test digit")
     parser.add_argument("--count", type=int, default=500, help="pictures of each kind")
     parser.add_argument("--kinds", nargs="+", default=[*KINDS, SEVERAL, "blurred", *NOTHING], metavar="KIND")
     arguments = parser.parse_args()

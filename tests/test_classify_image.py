@@ -140,6 +140,12 @@ def grey_of(ink: np.ndarray) -> Image.Image:
     return Image.fromarray((255 * (1 - np.pad(ink, 60))).astype(np.uint8))
 
 
+def test_a_sheet_is_found_on_a_desk_although_its_digit_reaches_near_an_edge(images):
+    numbers = (2503, 2506, 2593)
+    for (picture, _), number in zip(pictures("desk", images, numbers), numbers, strict=True):
+        assert alike(as_mnist(picture), as_mnist(grey_of(printed(images[number], 200)))) > 0.8
+
+
 def test_digits_are_read_line_by_line_and_single_takes_them_for_one(images):
     line = in_a_row([printed(images[number], tall) for number, tall in ((0, 90), (1, 80), (2, 95))], 30)
     below = np.pad(in_a_row([printed(images[number], 90) for number in (3, 4)], 40), ((40, 0), (0, 0)))

@@ -207,7 +207,7 @@ def sheet_of(lab: Array) -> Array:
     for n in np.unique(areas[depth > 0.13 * min(smooth.shape)]):  # wider than strokes
         area = (areas == n).astype(np.uint8)
         (outline, *_), _ = cv2.findContours(area, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        if cv2.contourArea(outline) > 0.7 * cv2.contourArea(cv2.convexHull(outline)):
+        if cv2.contourArea(outline) > 0.6 * cv2.contourArea(cv2.convexHull(outline)):
             corners = np.rint(cv2.boxPoints(cv2.minAreaRect(outline))).astype(np.int32)
             rectangle = cv2.fillConvexPoly(np.zeros_like(smooth), corners, 1)
             candidates.append((area > 0, rectangle, np.median(even[area > 0], axis=0)))
