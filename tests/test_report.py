@@ -351,8 +351,8 @@ def test_the_kept_results_are_all_read(capsys):
     runs = gather([REPOSITORY / "results"])
     assert len(runs) == len(list((REPOSITORY / "results").rglob("result.json")))
     assert capsys.readouterr().err == ""
-    folders = [{run.folder.parent.name for run in group} for group in grouped(runs, "precision")]
-    assert all(len(names) == 1 for names in folders)  # a folder of seeds is one configuration, in one precision
+    folders = [{run.folder.parent.name for run in group} for group in grouped(runs, "precision", "processor")]
+    assert all(len(names) == 1 for names in folders)  # a folder of seeds is one configuration, on one machine
     assert len(folders) == len(set.union(*folders))
 
 

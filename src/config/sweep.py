@@ -62,11 +62,15 @@ def check_folder(key: str, folder: str) -> None:
         raise ConfigError(f"{key}={folder}: Hydra does not know what ~ is; give the path in full, or with $HOME")
 
 
+def on_slurm(launcher: DictConfig) -> bool:
+    return launcher._target_.endswith("SlurmLauncher")
+
+
 def check_launcher(name: str, launcher: DictConfig) -> None:
     """Raises ConfigError where the launcher would end in a traceback."""
     if name == "joblib" and launcher.n_jobs == 0:
         raise ConfigError("hydra.launcher.n_jobs=0: must be the number of runs at a time, or -1 for one a core")
-    if launcher._target_.endswith("SlurmLauncher") and not (shutil.which("sbatch") and shutil.which("srun")):
+    if on_slurm(launcher) and not (shutil.which("sbatch") and shutil.which("srun")):
         raise ConfigError(
             f"hydra/launcher={name}: there is no Slurm here (sbatch and srun are not on the PATH); "
             "start it on a cluster's login node, or use hydra/launcher=joblib"
@@ -77,7 +81,7 @@ def check_jobs(config: DictConfig) -> None:
     """Raises one of USER_ERRORS if a job of the sweep that `config` (Hydra's own included) describes is no good."""
     loader = GlobalHydra.instance().config_loader()
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(config.hydra.overrides.task))
-    here = not config.hydra.launcher._target_.endswith("SlurmLauncher")  # a login node need not have the devices
+    here = not on_slurm(config.hydra.launcher)  # a login node need not have the devices
     for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
         for job_overrides in batch:
             load_job(without_hydra(loader.load_sweep_config(config, job_overrides)), job_overrides, here=here)
