@@ -176,9 +176,11 @@ def test_rows_of_one_name_are_told_apart_by_what_they_differ_in_and_threads_make
     for table in tables(command(tmp_path)):
         assert [row["run"] for row in table] == names
     assert [row["hardware"] for row in table[:2]] == ["a CPU, 1, 2, 12 threads", "a GPU"]
-    rows = table_rows(command("--published", *(tmp_path / name for name in "012")))
+    write_run(tmp_path / "7", 3, 1.4, hardware="a GPU")
+    told = f"not counted {tmp_path / '1'}: the same seed as {tmp_path / '0' / '1'}\n"
+    rows = table_rows(command("--published", *(tmp_path / name for name in "0127"), told=told))
     assert [(row["experiment"], row["n"]) for row in rows if "matlab" in row["experiment"]] == [
-        ("`matlab`, fp32, a CPU", "3"), ("`matlab`, fp32, a GPU", "1"), ("`matlab`, bf16", "1"),
+        ("`matlab`, fp32", "4"), ("`matlab`, bf16", "1"),  # whatever they were computed on
     ]  # fmt: skip
 
 
@@ -351,8 +353,8 @@ def test_the_kept_results_are_all_read(capsys):
     runs = gather([REPOSITORY / "results"])
     assert len(runs) == len(list((REPOSITORY / "results").rglob("result.json")))
     assert capsys.readouterr().err == ""
-    folders = [{run.folder.parent.name for run in group} for group in grouped(runs, "precision", "processor")]
-    assert all(len(names) == 1 for names in folders)  # a folder of seeds is one configuration, on one machine
+    folders = [{run.folder.parent.name for run in group} for group in grouped(runs, "precision")]
+    assert all(len(names) == 1 for names in folders)  # a folder of seeds is one configuration and precision
     assert len(folders) == len(set.union(*folders))
 
 

@@ -104,7 +104,7 @@ def published_for(experiment: str) -> methods.Published | None:
 
 
 def summarise_runs(runs: list[Run]) -> dict[str, Any]:
-    """A row of a table, unformatted: runs of one configuration, precision and processor over its seeds.
+    """A row of a table, unformatted: runs of one configuration over its seeds.
 
     "changed" are the values that are not those of the experiment which the runs are named after or, without such an
     experiment, the defaults of their method. "seconds_per_epoch" is the median.
@@ -129,9 +129,9 @@ def summarise_runs(runs: list[Run]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def rows_of(runs: list[Run]) -> list[dict[str, Any]]:
-    """`summarise_runs` of each configuration, precision and processor."""
-    return [summarise_runs(one_a_seed(group)) for group in grouped(runs, "precision", "processor")]
+def rows_of(runs: list[Run], *result_keys: str) -> list[dict[str, Any]]:
+    """`summarise_runs` of each configuration and each of these values of the results."""
+    return [summarise_runs(one_a_seed(group)) for group in grouped(runs, *result_keys)]
 
 
 def with_spread(summary: "Summary | None", interval: bool = False) -> str:
@@ -194,7 +194,7 @@ def measured_on(rows: list[dict[str, Any]]) -> str:
 def experiments_table(rows: list[dict[str, Any]], experiments: list[str], seconds: dict[str, float]) -> str:
     """Every experiment, with what was published and what was reached with exactly its values; "-" where nothing was.
 
-    Runs with another precision or on another processor are further lines. `seconds`: of a whole run, by experiment.
+    Runs with another precision are further lines. `seconds`: of a whole run, by experiment.
     """
     lines = []
     for name in experiments:
