@@ -21,6 +21,7 @@ from src.datasets.table import load
 from src.training.checkpoint import (
     LATEST,
     CheckpointError,
+    delete_half_written,
     load_checkpoint,
     locked,
     restore_training_state,
@@ -88,8 +89,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     net = new_net(config).to(device)
     try:
         with locked(out_dir / "config.yaml"):
-            for left in out_dir.glob(".*.pt.*.tmp"):  # by a process that was killed while it saved
-                left.unlink()
+            delete_half_written(out_dir)
             seconds, epochs = train(config, net, examples, validation, out_dir, resume=resume)
     except BlockingIOError as error:
         raise ConfigError(f"{out_dir}: another process is training this run") from error

@@ -37,6 +37,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def delete_half_written(folder: Path) -> None:
+    """What `write_atomically` left of checkpoints in `folder` when its process was killed."""
+    for left in folder.glob(".*.pt.*.tmp"):
+        left.unlink()
+
+
 def write_once(path: Path, content: bytes) -> None:
     """As `write_atomically`, but of several processes one writes; without hard links, which some file systems lack.
 
