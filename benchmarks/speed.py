@@ -29,6 +29,7 @@ import torch
 import torch._inductor.config
 from torch.profiler import ProfilerActivity
 
+from benchmarks.depth import peak_resident_gb
 from benchmarks.plain import seconds_per_image
 from src import methods
 from src.config.errors import one_line_errors
@@ -303,31 +304,21 @@ def measure_plain_way(examples: Examples, device: torch.device) -> dict[str, flo
 def measure_process(root: str, device: torch.device) -> dict[str, float]:
     """Seconds from `python -m main` to its first step, and the peak memory (GB) of two epochs of the default run."""
     with tempfile.TemporaryDirectory() as folder:
-
-        def start(name: str, *overrides: str) -> subprocess.Popen:
-            command = [
-                sys.executable, "-m", "main", f"hydra.run.dir={folder}/{name}", f"data.root={root}",
-                f"device={device.type}", *overrides,
-            ]  # fmt: skip
-            return subprocess.Popen(
-                command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-
+        common = [f"data.root={root}", f"device={device.type}"]
+        one_step = ["data.validation_images=59900", "evaluation.every=0", "training.epochs=1"]
         starts = []
         for repeat in range(3):
             started = time.perf_counter()
-            one_step = ("data.validation_images=59900", "evaluation.every=0", "training.epochs=1")
-            with start(f"start{repeat}", *one_step) as process:
+            command = [sys.executable, "-m", "main", *common, *one_step, f"hydra.run.dir={folder}/{repeat}"]
+            with subprocess.Popen(
+                command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ) as process:
                 next(line for line in process.stdout if line.startswith("epoch 1/"))
                 starts.append(time.perf_counter() - started)
                 process.stdout.read()
-        with start("memory", "training.epochs=2", "evaluation.every=1") as process:
-            process.stdout.read()
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(f"error: the run for the memory ended with status {process.returncode}")
-    return {"first_step_seconds": statistics.median(starts), "peak_resident_gb": usage.ru_maxrss / 1e6}
+        memory = [*common, "training.epochs=2", "evaluation.every=1", f"hydra.run.dir={folder}/memory"]
+        peak = peak_resident_gb(memory)
+    return {"first_step_seconds": statistics.median(starts), "peak_resident_gb": peak}
 
 
 def measure_growth(examples: Examples, precision: str, device: torch.device) -> list[dict[str, Any]]:
