@@ -22,12 +22,15 @@ measure() { # FOLDER OVERRIDE...
 
 for seed in $seeds; do
     measure "minute/seed$seed" experiment=minute precision=fp32 seed="$seed"
-    for experiment in quick backprop record loewex local_receptive_fields paper paper_fast unsupervised recurrent; do
+    for experiment in quick backprop loewex local_receptive_fields paper paper_fast unsupervised recurrent; do
         measure "$experiment/seed$seed" experiment="$experiment" seed="$seed"
     done
     measure "minute_bf16/seed$seed" experiment=minute precision=bf16 seed="$seed"
     measure "matlab_50000/seed$seed" experiment=matlab seed="$seed"
     measure "matlab_60000/seed$seed" experiment=matlab data.validation_images=0 seed="$seed"
+    next=$((seed + 1)) # seed 0 chose the values of record
+    measure "record/seed$next" experiment=record seed="$next"
+    measure "backprop_record/seed$next" experiment=backprop training.epochs=150 training.input_dropout=0.2 seed="$next"
     for negatives in hard uniform; do # docs/study.md
         measure "negatives/$negatives/seed$seed" name=negatives experiment=quick training.negatives="$negatives" seed="$seed"
     done
