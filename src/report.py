@@ -44,12 +44,11 @@ def main() -> None:
     if arguments.compare:
         print(tables.comparison(tables.two_sides(runs)))
         return
+    rows = tables.rows_of(runs)
     if arguments.published:
-        rows = tables.rows_of(runs, "precision")
         experiments = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
         print(tables.experiments_table(rows, experiments, run_seconds(arguments.time) if arguments.time else {}))
         return
-    rows = tables.rows_of(runs, "precision", "processor")
     shown = [tables.errors_over_seeds(rows), tables.errors_by_layer(rows), tables.measured_on(rows)]
     print("\n\n".join(filter(None, shown)))
     if arguments.csv:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 IN_COLUMNS = ("name", "model.hidden_dims", "training.epochs", "data.validation_images")  # of their own in the table
 # What tells rows of the same name apart, in this order, and in which words.
 TOLD_APART_BY = {
-    "method": "{}", "net": "{}", "epochs": "{} epochs", "images": "{:,} images", "precision": "{}", "processor": "{}",
+    "method": "{}", "net": "{}", "epochs": "{} epochs", "images": "{:,} images", "precision": "{}",
 }  # fmt: skip
 BY = {"goodness": "goodness", "one_pass": "a read-out"}
 
@@ -104,7 +104,7 @@ def published_for(experiment: str) -> methods.Published | None:
 
 
 def summarise_runs(runs: list[Run]) -> dict[str, Any]:
-    """A row of a table, unformatted: runs of one configuration over its seeds.
+    """A row of a table, unformatted: runs of one configuration and precision over its seeds.
 
     "changed" are the values that are not those of the experiment which the runs are named after or, without such an
     experiment, the defaults of their method. "seconds_per_epoch" is the median.
@@ -113,8 +113,8 @@ def summarise_runs(runs: list[Run]) -> dict[str, Any]:
 
     first, values = runs[0].result, runs[0].values
     of_experiment = experiment_values(first["name"])
-    threads = sorted({run.result["threads"] for run in runs})
-    several = f"{first['processor']}, {ranges(threads)} threads"
+    processors, threads = (sorted({run.result[key] for run in runs} - {0}) for key in ("processor", "threads"))
+    with_threads = [f"{ranges(threads)} thread{'s' if threads != [1] else ''}"] if threads else []
     return {
         "run": first["name"], "method": first["method"], "net": net_name(first["hidden_dims"]),
         "epochs": first["epochs"], "images": first["train_images"],
@@ -123,15 +123,14 @@ def summarise_runs(runs: list[Run]) -> dict[str, Any]:
         "errors": {rule: summarise(errors) for rule, errors in errors_by_rule(runs).items()},
         "as_experiment": values == of_experiment,
         "published": published_for(first["name"]) if values == of_experiment else None,
-        "precision": first["precision"], "processor": first["processor"],
-        "hardware": several if len(threads) > 1 else first["hardware"],
+        "precision": first["precision"], "hardware": ", ".join(processors + with_threads),
         "seconds_per_epoch": median(run.result["seconds_per_epoch"] for run in runs),
     }  # fmt: skip
 
 
-def rows_of(runs: list[Run], *result_keys: str) -> list[dict[str, Any]]:
-    """`summarise_runs` of each configuration and each of these values of the results."""
-    return [summarise_runs(one_a_seed(group)) for group in grouped(runs, *result_keys)]
+def rows_of(runs: list[Run]) -> list[dict[str, Any]]:
+    """`summarise_runs` of each configuration and precision."""
+    return [summarise_runs(one_a_seed(group)) for group in grouped(runs, "precision")]
 
 
 def with_spread(summary: "Summary | None", interval: bool = False) -> str:
