@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from benchmarks import depth
+from src.training.log import REPOSITORY
 
 
 @pytest.fixture
@@ -42,3 +43,8 @@ def test_a_run_that_fails_ends_the_measurement(tmp_path, measured, capfd):
     with pytest.raises(SystemExit, match="ended with status 1"):
         measured("training.epochs=-1")
     assert "training.epochs" in capfd.readouterr().err and not (tmp_path / "depth.json").exists()
+
+
+def test_the_page_has_the_measured_table():
+    rows = json.loads((REPOSITORY / "results" / "depth.json").read_text())
+    assert depth.table(rows) in (REPOSITORY / "docs" / "experiments.md").read_text(encoding="utf-8")
