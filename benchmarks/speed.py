@@ -43,9 +43,8 @@ from src.results.tables import duration, markdown, net_name
 from src.training.compiling import compiled
 from src.training.device import PRECISIONS, describe, resolve_device, resolve_precision, synchronise
 from src.training.epochs import train_epochs
-from src.training.log import provenance, write_json
+from src.training.log import REPOSITORY, provenance, write_json
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 NETS = {"matlab": [1000] * 3, "paper": [2000] * 4}
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 PART = 6_000  # images of an epoch that is timed for an experiment

@@ -4,9 +4,9 @@ import json
 import sys
 
 import pytest
+from commands import REPOSITORY
 
 from benchmarks import depth
-from src.training.log import REPOSITORY
 
 
 @pytest.fixture
