@@ -17,6 +17,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
 
+# Experiments of our own that are judged by another rule than their method's first, chosen on the validation images.
+OWN_RULE = {"record_jitter": "goodness_and_one_pass"}
+
 
 class Published(NamedTuple):
     """A published test error, and the experiment that repeats it."""

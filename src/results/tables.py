@@ -21,6 +21,7 @@ IN_COLUMNS = ("name", "model.hidden_dims", "training.epochs", "data.validation_i
 TOLD_APART_BY = {
     "method": "{}", "net": "{}", "epochs": "{} epochs", "images": "{:,} images", "precision": "{}",
 }  # fmt: skip
+COMPARED = HEADLINES | {"goodness_and_one_pass": "by both together"}
 BY = {"goodness": "goodness", "one_pass": "a read-out"}
 
 
@@ -58,6 +59,7 @@ def result_table(result: dict[str, Any]) -> str:
     main = headline(percent)
     kinds = {f"{main}_layer_{layer}": f"layer {layer} alone" for layer in range(1, len(result["hidden_dims"]) + 1)}
     kinds |= {f"{main}_all_layers": "all layers", f"{main}_all_iterations": "all layers at all iterations"}
+    kinds |= {"goodness_and_one_pass": "all layers and the read-out"}
     of_layers = [f"{what} {percent[kind]:.2f}" for kind, what in kinds.items() if kind in percent]
     by_layer = f"Test error (%) by {BY[main]} of {', '.join(of_layers)}.\n" if of_layers else ""
     first, *others = [HEADLINES[rule] for rule in errors]
@@ -101,6 +103,14 @@ def published_for(experiment: str) -> methods.Published | None:
     """What was published of an experiment, if anything was."""
     every = (published for method in METHODS for published in methods.named(method).PUBLISHED)
     return next((published for published in every if published.experiment == experiment), None)
+
+
+def rule_of(row: dict[str, Any]) -> str:
+    """The rule of classification that a row of `rows_of` is judged by."""
+    if row["published"]:
+        return row["published"].rule
+    own = methods.OWN_RULE.get(row["run"]) if row["as_experiment"] else None
+    return own or headline(row["errors"])
 
 
 def summarise_runs(runs: list[Run]) -> dict[str, Any]:
@@ -181,12 +191,11 @@ def errors_by_layer(rows: list[dict[str, Any]]) -> str:
 
 
 def measured_on(rows: list[dict[str, Any]]) -> str:
-    """What the runs were computed on, and the 95 % interval of their mean error by the published rule, or the first."""
+    """What the runs were computed on, and the 95 % interval of their mean error by `rule_of`."""
     cells = []
     for row in rows:
-        rule = row["published"].rule if row["published"] else headline(row["errors"])
-        spread = with_spread(row["errors"][rule], interval=True)
-        cells.append([row["precision"], row["hardware"], rule.replace("_", " "), spread])
+        spread = with_spread(row["errors"].get(rule_of(row)), interval=True)
+        cells.append([row["precision"], row["hardware"], rule_of(row).replace("_", " "), spread])
     return table_of(rows, ["precision", "hardware", "rule", "% [95 % interval of the mean]"], cells)
 
 
@@ -202,7 +211,7 @@ def experiments_table(rows: list[dict[str, Any]], experiments: list[str], second
         time = duration(seconds[name]) if name in seconds else "-"
         reached = [row for row in rows if row["run"] == name and row["as_experiment"]]
         for row, its_name in zip(reached or [None], names_of(reached) or [name], strict=True):
-            here = row["errors"].get(published.rule if published else headline(row["errors"])) if row else None
+            here = row["errors"].get(rule_of(row)) if row else None
             n = str(here.n) if here else "0"
             lines.append([f"`{name}`{its_name.removeprefix(name)}", *of_paper, with_spread(here), n, time])
     return markdown(["experiment", "section", "published", "here", "n", "time"], lines)
@@ -275,7 +284,7 @@ def comparison(sides: dict[str, list[Run]]) -> str:
         found = " and ".join(f"'{name}' {HEADLINES[headline(of_side)]}" for name, of_side in of_sides.items())
         sys.exit(f"error: --compare needs a way to classify that both configurations have: {found} have none in common")
     rows, sentences = [], []
-    for rule, what in HEADLINES.items():
+    for rule, what in COMPARED.items():
         samples = {name: of_side[rule] for name, of_side in of_sides.items() if rule in of_side}
         means = [with_spread(summarise(samples[name]) if name in samples else None, interval=True) for name in sides]
         tested = ["-"] * 4
