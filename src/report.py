@@ -1,7 +1,7 @@
 """Results as tables: `python -m src.report FOLDER...` makes them of every run in or below the folders.
 
 `--published` makes the README's table of the experiments, beside what was published; `--csv FILE` writes full figures;
-`--compare` tests whether two configurations differ in their errors.
+`--compare` tests whether two configurations differ in their errors; `--validation` takes the validation images' errors.
 """
 
 import argparse
@@ -36,13 +36,16 @@ def main() -> None:
     output.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too, with full figures")
     output.add_argument("--published", action="store_true", help="the experiments, beside what was published")
     output.add_argument("--compare", action="store_true", help="test two configurations for a difference (Welch)")
+    parser.add_argument("--validation", action="store_true", help="errors on the validation images, to choose by")
     parser.add_argument("--time", type=Path, metavar="FILE", help="of results/speed: how long the experiments take")
     arguments = parser.parse_args()
     if arguments.time and not arguments.published:
         parser.error("--time goes with --published")
-    runs = gather(arguments.folders)
+    if arguments.validation and arguments.published:
+        parser.error("what was published are test errors: --validation does not go with --published")
+    runs = gather(arguments.folders, arguments.validation)
     if arguments.compare:
-        print(tables.comparison(tables.two_sides(runs)))
+        print(tables.comparison(tables.two_sides(runs), "validation" if arguments.validation else "test"))
         return
     rows = tables.rows_of(runs)
     if arguments.published:

@@ -374,6 +374,32 @@ def test_without_results_the_command_fails_with_one_line_and_a_run_does_not_wait
     assert done.returncode == 1
 
 
+def test_validation_errors_are_those_of_the_last_epoch(tmp_path, command):
+    def validate(folder: Path, *counts: int) -> None:
+        layers = {"goodness_layer_1": 60, "goodness_layer_2": 50}
+        errors = [{"goodness": count, "one_pass": 30} | layers for count in counts]
+        records = [{"epoch": 1, "validation_errors": of_epoch, "validation_images": 2000} for of_epoch in errors]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    for seed in (0, 1):  # tested at 9 and 1 %, validated at 1.0 and 1.2, then 2.0 and 2.2
+        validate(write_run(tmp_path / "a" / str(seed), seed, 9.0), 99, 20 + 4 * seed)
+        validate(write_run(tmp_path / "b" / str(seed), seed, 1.0, training__momentum=0.5), 40 + 4 * seed)
+    errors, by_layer, measured = tables(command("--validation", tmp_path))
+    assert [row["% by goodness"] for row in errors] == ["1.10 ± 0.14", "2.10 ± 0.14"]
+    assert by_layer[0]["layer 1"] == "3.00 ± 0.00" and measured[0]["rule"] == "goodness"
+    out = command("--compare", "--validation", tmp_path)
+    assert table_rows(out)[0]["validation error (%)"] == "by goodness"
+    assert "by goodness: 'momentum=0.9' has the lower error: 1.10 against 2.10 %" in out
+    (tmp_path / "b" / "0" / "metrics.jsonl").unlink()
+    (tmp_path / "b" / "1" / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    reason = "there are no validation errors in the last line of its metrics.jsonl"
+    told = "".join(f"skipped {tmp_path / 'b' / seed}: {reason}\n" for seed in "01")
+    ((row,), *_) = tables(command("--validation", tmp_path, told=told))
+    assert row["seeds"] == "0, 1"
+    nothing = f"error: there is no finished run with validation errors below {tmp_path / 'b'}"
+    assert command("--validation", tmp_path / "b", told=told) == nothing
+
+
 # --- CSV ------------------------------------------------------------------------------------------------------------
 
 

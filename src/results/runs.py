@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from src.config.loading import CONFIGS, METHODS, composed, flat
 from src.datasets.table import DATASETS
-from src.training.log import HEADLINES
+from src.training.log import HEADLINES, read_metrics
 
 # Values and sections of a configuration that do not change what is being measured, or stand in the result as well.
 NOT_COMPARED = {
@@ -37,6 +37,7 @@ class NotARun(ValueError):
 class Run(NamedTuple):
     folder: Path
     result: dict[str, Any]  # the content of result.json, with the processor and the threads of its hardware
+    errors: dict[str, float]  # in percent, by rule: on the test images, or `validated`
     values: dict[str, Any]  # its configuration's `compared_values`
 
 
@@ -98,10 +99,11 @@ def read_run(folder: Path) -> Run:
     if not isinstance(result, dict):
         raise NotARun("result.json is not that of a run")
     wrong = [key for key, kind in RESULT_TYPES.items() if not isinstance(result.get(key), kind)]
-    for rule, error in percent_wrong(result).items():
+    errors = percent_wrong(result)
+    for rule, error in errors.items():
         if not (isinstance(error, (int, float)) and 0 <= error <= 100):
             wrong.append(f"test_error_{rule}")
-    if not HEADLINES.keys() & percent_wrong(result).keys():
+    if not HEADLINES.keys() & errors.keys():
         wrong.append(" or ".join(f"test_error_{rule}" for rule in HEADLINES))
     if wrong:
         raise NotARun(f"result.json is not that of a run (no usable {', '.join(wrong)})")
@@ -116,11 +118,27 @@ def read_run(folder: Path) -> Run:
     for key, known in (("method", METHODS), ("dataset", DATASETS)):
         if config[key] not in known:
             raise NotARun(f"there is no {key} {config[key]} here")
-    return Run(folder, result, compared_values(flat(config)))
+    return Run(folder, result, errors, compared_values(flat(config)))
 
 
-def gather(folders: list[Path]) -> list[Run]:
+def validated(run: Run) -> Run:
+    """The same run, with the errors of its last epoch on the validation images.
+
+    Raises:
+        NotARun: it has none, or its metrics.jsonl is missing or damaged.
+    """
+    try:
+        *_, last = read_metrics(run.folder)
+        errors = {rule: 100 * count / last["validation_images"] for rule, count in last["validation_errors"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise NotARun("there are no validation errors in the last line of its metrics.jsonl") from error
+    return run._replace(errors=errors)
+
+
+def gather(folders: list[Path], validation: bool = False) -> list[Run]:
     """The finished runs at or below `folders`, sorted by path, each once; stderr names what is skipped, and why.
+
+    `validation`: those that were `validated`.
 
     Raises:
         SystemExit: one of the folders does not exist, or none holds a finished run.
@@ -136,11 +154,13 @@ def gather(folders: list[Path]) -> list[Run]:
     runs = []
     for path in sorted(found.values()):
         try:
-            runs.append(read_run(path))
+            run = read_run(path)
+            runs.append(validated(run) if validation else run)
         except NotARun as reason:
             print(f"skipped {path}: {reason}", file=sys.stderr)
     if not runs:
-        sys.exit(f"error: there is no finished run below {', '.join(map(str, folders))}")
+        with_errors = " with validation errors" if validation else ""
+        sys.exit(f"error: there is no finished run{with_errors} below {', '.join(map(str, folders))}")
     return runs
 
 
@@ -174,6 +194,6 @@ def percent_wrong(result: dict[str, Any]) -> dict[str, float]:
 
 
 def errors_by_rule(runs: list[Run]) -> dict[str, list[float]]:
-    """Test errors in percent, one a run, by each rule that all `runs` have."""
-    of_runs = [percent_wrong(run.result) for run in runs]
+    """Errors in percent, one a run, by each rule that all `runs` have."""
+    of_runs = [run.errors for run in runs]
     return {rule: [errors[rule] for errors in of_runs] for rule in of_runs[0] if all(rule in e for e in of_runs)}

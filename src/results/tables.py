@@ -271,8 +271,10 @@ def two_sides(runs: list[Run]) -> dict[str, list[Run]]:
     return dict(zip(names, groups, strict=True))
 
 
-def comparison(sides: dict[str, list[Run]]) -> str:
+def comparison(sides: dict[str, list[Run]], images: str = "test") -> str:
     """Welch's t-test between `two_sides`: a table, a sentence for each rule, and what they differ in beside it.
+
+    `images`: which ones the errors are of.
 
     Raises:
         SystemExit: there is no rule of classification that both have.
@@ -300,5 +302,5 @@ def comparison(sides: dict[str, list[Run]]) -> str:
         used = {name: sorted({run.result[key] for run in runs}) for name, runs in sides.items()}
         if len(set().union(*used.values())) > 1 and not any(f"{key}=" in name for name in sides):
             sentences.append(f"{key} differs: " + "; ".join(f"'{name}' {', '.join(v)}" for name, v in used.items()))
-    header = ["test error (%)", *sides, "first - second", "t", "degrees of freedom", "p"]
+    header = [f"{images} error (%)", *sides, "first - second", "t", "degrees of freedom", "p"]
     return "\n".join([markdown(header, rows), "", *sentences])
