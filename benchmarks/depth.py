@@ -80,6 +80,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], metavar="SEED")
     parser.add_argument("--show", action="store_true", help="print the table of what was measured before")
     arguments = parser.parse_args()
+    if arguments.show and not arguments.file.is_file():
+        sys.exit(f"error: there is no file {arguments.file}; without --show, it is measured")
     rows = json.loads(arguments.file.read_text(encoding="utf-8")) if arguments.file.exists() else []
     if any(row["overrides"] != arguments.overrides for row in rows) and not arguments.show:
         sys.exit(f"error: {arguments.file} was measured with other overrides; name another file")

@@ -21,6 +21,8 @@ def measured(tmp_path, monkeypatch, capfd):
 
 def test_both_methods_are_measured_once_and_shown(tmp_path, few_images, measured):
     path = tmp_path / "depth.json"
+    with pytest.raises(SystemExit, match="there is no file"):
+        measured("--show")
     arguments = [*few_images, "model.hidden_dims=[20,20]", "training.epochs=1", "--depths", "2", "--seeds", "3"]
     first = measured(*arguments)
     rows = json.loads(path.read_text())
