@@ -186,4 +186,4 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def unknown_key(key: str) -> str:
-    return f"there is no key {key} with this method; `python -m main --cfg job` lists all keys"
+    return f"there is no key {key} with this method; `python -m main method=METHOD --cfg job` lists its keys"
