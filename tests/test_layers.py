@@ -1,9 +1,13 @@
 """Layers and what they are made of: normalisation, products, start values, state, smoothed gradients."""
 
+from types import SimpleNamespace
+from unittest.mock import Mock
+
 import pytest
 import torch
 from nets import HIDDEN_DIMS, INPUT_DIM, on_cuda, optimizer_for, small_net, tensors
 
+from src.layers import products
 from src.layers.layer import length_normalise
 from src.layers.products import FEW_CASES, linear, rows, significant, smooth_outer
 from src.layers.stack import activities
@@ -60,6 +64,19 @@ def test_outer_products_are_smoothed(device, shape, cases, dtype):
     error = (g - 0.9 - 0.1 * exact).norm() / (0.1 * exact).norm()
     rounded = dtype == torch.bfloat16 and (cases > FEW_CASES or device == "cuda")
     assert 1e-4 < error < 0.01 if rounded else error < 1e-6
+
+
+def test_the_compiler_does_not_see_what_it_cannot_multiply(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for is_cuda, dims, dtype, apart in [
+        (True, 2, torch.bfloat16, True), (True, 2, torch.float32, False), (False, 2, torch.bfloat16, False),
+        (False, 3, torch.float32, True),
+    ]:  # fmt: skip
+        monkeypatch.setattr(products, "_smooth_outer", called := Mock())
+        monkeypatch.setattr(products, "_smooth_outer_op", called_apart := Mock())
+        g = SimpleNamespace(is_cuda=is_cuda, dim=lambda dims=dims: dims, dtype=torch.float32)
+        smooth_outer(g, None, None, 0.9, dtype)
+        assert (called.called, called_apart.called) == (not apart, apart)
 
 
 def test_cases_whose_derivative_vanishes_are_left_out_on_a_cpu():

@@ -41,8 +41,9 @@ def smooth_outer(g: Tensor, dz: Tensor, x: Tensor, momentum: float, dtype: torch
     Multiplied in `dtype`, or in fp32 where that is faster. With a dimension before those, one product for each of its
     indices.
     """
-    batched = torch.compiler.is_compiling() and g.dim() == 3
-    (_smooth_outer_op if batched else _smooth_outer)(g, dz, x, momentum, dtype)
+    unknown_to_inductor = g.dim() == 3 or (g.is_cuda and dtype != g.dtype)
+    apart = torch.compiler.is_compiling() and unknown_to_inductor
+    (_smooth_outer_op if apart else _smooth_outer)(g, dz, x, momentum, dtype)
 
 
 def _smooth_outer(g: Tensor, dz: Tensor, x: Tensor, momentum: float, dtype: torch.dtype) -> None:
@@ -60,5 +61,6 @@ def _smooth_outer(g: Tensor, dz: Tensor, x: Tensor, momentum: float, dtype: torc
         product(g, dz.mT, x, **shares, out=g)
 
 
-# Inductor makes no batched product of a number of cases that is not known beforehand: it stays outside of the graph.
+# What Inductor does not compile stays outside of the graph: a batched product of a number of cases that is not known
+# beforehand, and one of bf16 matrices into an fp32 one (torch 2.13: "tuned_addmm() takes 3 positional arguments").
 _smooth_outer_op = torch.library.custom_op("forward_forward::smooth_outer", _smooth_outer, mutates_args=("g",))
