@@ -12,6 +12,7 @@ import pytest
 import torch
 from nets import WAYS, configured, on_cuda, optimizer_for, small_net, tensors, updated
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 import src.training.epochs
 from src import methods
@@ -272,6 +273,15 @@ def test_without_a_compiler_that_is_said(monkeypatch, examples, way):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ConfigError, match=r"training\.compile=true: there is no no-such-compiler; install a C\+\+"):
         epochs_as(way, examples, "training.compile=true", batch_size=BATCH)
+
+
+def test_every_run_of_a_long_sweep_is_compiled():
+    counter = CompileCounter()
+    for seed in range(10):
+        net = small_net(seed=seed)
+        step = compiling.compiled(lambda optimizer: optimizer.param_groups[0]["lr"] * 2, torch.device("cpu"), counter)
+        assert step(optimizer_for(net, learning_rate=seed / 2)) == seed
+    assert counter.frame_count == 10
 
 
 def test_what_a_gpu_needs_is_said(monkeypatch):
