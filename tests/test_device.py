@@ -53,6 +53,15 @@ def test_a_gpu_is_used_if_this_torch_has_code_for_it(monkeypatch, caplog, built_
     assert ("the CPU is used" in caplog.text) != usable[0]
     with pytest.raises(ConfigError, match="device=cuda:2: there are 2 CUDA devices, counted from 0"):
         resolve_device("cuda:2")
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", ["gfx90a"].copy)
+    assert resolve_device("cuda") == torch.device("cuda")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "xpu", "cpu:0"])
+def test_the_name_of_no_device_is_told(name):
+    with pytest.raises(ConfigError, match=f"^device={name}: must be auto, cpu, cuda, cuda:1 or mps$"):
+        resolve_device(name)
 
 
 def test_a_container_that_may_use_fewer_cores_gets_as_many_threads(monkeypatch):

@@ -15,6 +15,8 @@ from typing import Any
 from omegaconf import MISSING
 
 SIDE = 28  # pixels: height and width of an image of MNIST's format
+DEVICE_NAMES = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?")
+DEVICE_RULE = "must be auto, cpu, cuda, cuda:1 or mps"
 
 
 class ConfigError(ValueError):
@@ -137,13 +139,7 @@ class Config:
     method: str = MISSING
     dataset: str = MISSING
     seed: int = number(at_least=0, below=2**63)
-    device: str = _ruled(
-        lambda name: (
-            None
-            if re.fullmatch(r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?", name)
-            else "must be auto, cpu, cuda, cuda:1 or mps"
-        )
-    )
+    device: str = _ruled(lambda name: None if DEVICE_NAMES.fullmatch(name) else DEVICE_RULE)
     precision: str = one_of("auto", "fp32", "bf16")
     resume: str | None = None
     data: Data = MISSING

@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from src.config.values import ConfigError
+from src.config.values import DEVICE_NAMES, DEVICE_RULE, ConfigError
 
 log = logging.getLogger(__name__)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -18,10 +18,12 @@ def resolve_device(name: str) -> torch.device:
     """The device of `name`: "cpu", "cuda", "cuda:1", "mps", or "auto" for CUDA where it can be used and else the CPU.
 
     Raises:
-        ConfigError: the machine or this build of torch has no such device.
+        ConfigError: the name is none of these, or the machine or this build of torch has no such device.
     """
     if name == "auto":
         return torch.device("cpu" if cuda_trouble(torch.device("cuda", 0)) else "cuda")
+    if not DEVICE_NAMES.fullmatch(name):
+        raise ConfigError(f"device={name}: {DEVICE_RULE}")
     device = torch.device(name)
     if device.type == "cuda" and (trouble := cuda_trouble(device)):
         raise ConfigError(f"device={name}: {trouble}")
@@ -37,6 +39,8 @@ def cuda_trouble(device: torch.device) -> str | None:
     number = device.index or 0
     if number >= torch.cuda.device_count():
         return f"there are {torch.cuda.device_count()} CUDA devices, counted from 0"
+    if torch.version.hip:  # whose architectures are named otherwise
+        return None
     capability = torch.cuda.get_device_capability(number)
     for architecture in torch.cuda.get_arch_list():  # "sm_90": machine code; "compute_90": for that and later ones
         kind, _, version = architecture.partition("_")

@@ -151,6 +151,14 @@ def read_result(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is damaged ({error}); without it, the net can be tested") from error
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises ConfigError if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """One indented JSON object, whole or not at all."""
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
