@@ -7,7 +7,6 @@ Both train on the same images for as many epochs (`RUNS`), on the CPU. Each run 
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 from src.config.errors import one_line_errors
 from src.results.statistics import summarise
 from src.results.tables import markdown, ranges, with_spread
-from src.training.log import REPOSITORY, read_result, write_json
+from src.training.log import REPOSITORY, read_json, read_result, write_json
 
 RUNS = {
     "Forward-Forward": ["experiment=quick"],
@@ -42,7 +41,7 @@ def peak_resident_gb(arguments: list[str]) -> float:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"error: python -m main {' '.join(arguments)} ended with status {process.returncode}")
-    return usage.ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def measure(method: str, depth: int, seed: int, overrides: list[str]) -> dict[str, Any]:
@@ -80,14 +79,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], metavar="SEED")
     parser.add_argument("--show", action="store_true", help="print the table of what was measured before")
     arguments = parser.parse_args()
-    if arguments.show and not arguments.file.is_file():
-        sys.exit(f"error: there is no file {arguments.file}; without --show, it is measured")
-    rows = json.loads(arguments.file.read_text(encoding="utf-8")) if arguments.file.exists() else []
+    rows = read_json(arguments.file) if arguments.show or arguments.file.exists() else []
     if any(row["overrides"] != arguments.overrides for row in rows) and not arguments.show:
         sys.exit(f"error: {arguments.file} was measured with other overrides; name another file")
+    arguments.file.parent.mkdir(parents=True, exist_ok=True)
     for seed, depth, method in product([] if arguments.show else arguments.seeds, arguments.depths, RUNS):
         if not any((row["seed"], row["depth"], row["method"]) == (seed, depth, method) for row in rows):
             rows.append(measure(method, depth, seed, arguments.overrides))
+            if any(row[key] != rows[-1][key] for row in rows for key in ("hardware", "precision")):
+                sys.exit(f"error: {arguments.file} was measured on another machine; name another file")
             write_json(arguments.file, rows)
     print(table(rows))
 

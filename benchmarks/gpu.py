@@ -10,7 +10,6 @@ that hangs, or leaves the device unusable, costs the rest of its part and no oth
 """
 
 import argparse
-import json
 import os
 import re
 import signal
@@ -38,7 +37,7 @@ from src.datasets.batches import Examples
 from src.datasets.table import DATASETS, load
 from src.results.tables import markdown
 from src.training.device import describe, resolve_device, resolve_precision
-from src.training.log import provenance, write_json
+from src.training.log import provenance, read_json, write_json
 from src.training.validation import count_errors, scores_for
 
 SECONDS = {"tests": 80, "experiments": 110, "resume": 70, "timings": 130, "compiled": 120}  # for each part, in order
@@ -244,10 +243,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     path, result = arguments.file, {"parts": {}}
-    if path.exists():
-        result = json.loads(path.read_text(encoding="utf-8"))
+    if arguments.show or path.exists():
+        result = read_json(path)
     if not arguments.show:
-        result |= {"hardware": describe(resolve_device(arguments.device))} | provenance()
+        here = {"hardware": describe(resolve_device(arguments.device))} | provenance()
+        if any(result.get(key, here[key]) != here[key] for key in ("hardware", "versions")):
+            sys.exit(f"error: {path} was measured on another machine, or with other versions; name another file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        result |= here
         every = [*ONE_OF_EACH, *(name for name in EXPERIMENTS if name not in ONE_OF_EACH)]
         size = (200, ONE_OF_EACH[:1], QUICK) if arguments.quick else (3000, every, ())
         at = At(arguments.device, arguments.dataset, arguments.data_root, *size)

@@ -39,10 +39,8 @@ for seed in $seeds; do
             precision="$precision" seed="$seed"
     done
 done
-for seed in 1 2 3; do # hours each: 500 epochs
-    measure "record_jitter/seed$seed" experiment=record_jitter seed="$seed"
-done
-for seed in 0 1; do
+for seed in $seeds; do # hours each: 500 epochs
+    measure "record_jitter/seed$((seed + 1))" experiment=record_jitter seed="$((seed + 1))"
     measure "paper_jitter/seed$seed" experiment=paper_jitter seed="$seed"
 done
 

@@ -12,7 +12,6 @@ first layer's product serves three passes), so it can be faster than these produ
 """
 
 import argparse
-import json
 import os
 import re
 import statistics
@@ -43,7 +42,7 @@ from src.results.tables import duration, markdown, net_name
 from src.training.compiling import compiled
 from src.training.device import PRECISIONS, describe, resolve_device, resolve_precision, synchronise
 from src.training.epochs import train_epochs
-from src.training.log import REPOSITORY, provenance, write_json
+from src.training.log import REPOSITORY, provenance, read_json, write_json
 
 NETS = {"matlab": [1000] * 3, "paper": [2000] * 4}
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
@@ -507,7 +506,7 @@ def main() -> None:
     what.add_argument("--show", type=Path, nargs="+", metavar="FILE")
     arguments = parser.parse_args()
     if arguments.show:
-        print("\n\n".join(tables(json.loads(path.read_text(encoding="utf-8"))) for path in arguments.show))
+        print("\n\n".join(tables(read_json(path)) for path in arguments.show))
         return
     torch._inductor.config.force_disable_caches = True  # what the compiler's start costs at first
     if arguments.epochs < 1:
@@ -521,8 +520,7 @@ def main() -> None:
     if arguments.again:
         if not path.is_file():
             raise SystemExit(f"error: there is no {path} yet; measure without --again first")
-        result = json.loads(path.read_text(encoding="utf-8"))
-        result = measure_again(result, arguments.again, arguments.data_root, device, precision)
+        result = measure_again(read_json(path), arguments.again, arguments.data_root, device, precision)
     else:
         result = measure(arguments, device, precision)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import pytest
 from commands import REPOSITORY
 
 from benchmarks import depth
+from src.config.values import ConfigError
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def measured(tmp_path, monkeypatch, capfd):
 
 def test_both_methods_are_measured_once_and_shown(tmp_path, few_images, measured):
     path = tmp_path / "depth.json"
-    with pytest.raises(SystemExit, match="there is no file"):
+    with pytest.raises(ConfigError, match=r"depth\.json cannot be read: "):
         measured("--show")
     arguments = [*few_images, "model.hidden_dims=[20,20]", "training.epochs=1", "--depths", "2", "--seeds", "3"]
     first = measured(*arguments)
@@ -39,6 +40,10 @@ def test_both_methods_are_measured_once_and_shown(tmp_path, few_images, measured
     assert json.loads(path.read_text()) == rows
     with pytest.raises(SystemExit, match="measured with other overrides"):
         measured()
+    path.write_text(json.dumps([row | {"hardware": "another"} for row in rows]))
+    with pytest.raises(SystemExit, match="measured on another machine"):
+        measured(*arguments, "--seeds", "4")
+    assert {row["seed"] for row in json.loads(path.read_text())} == {3}
 
 
 def test_a_run_that_fails_ends_the_measurement(tmp_path, measured, capfd):

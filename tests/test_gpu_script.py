@@ -4,10 +4,12 @@ import json
 import sys
 import time
 
+import pytest
 from commands import REPOSITORY, command
 
 from benchmarks import gpu
 from benchmarks.parts import each, measured
+from src.config.values import ConfigError
 
 
 def measure(path, few_images, *arguments):
@@ -30,6 +32,15 @@ def test_every_part_has_its_rows(tmp_path, few_images, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gpu", str(path), "--show"])
     gpu.main()
     assert capsys.readouterr().out == done.stdout
+    other = json.dumps(result | {"hardware": "another"})
+    path.write_text(other, encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["gpu", str(path), "--device", "cpu", "--parts", "resume"])
+    with pytest.raises(SystemExit, match="was measured on another machine"):
+        gpu.main()
+    assert path.read_text(encoding="utf-8") == other
+    monkeypatch.setattr(sys, "argv", ["gpu", str(tmp_path / "none.json"), "--show"])
+    with pytest.raises(ConfigError, match="cannot be read"):
+        gpu.main()
 
 
 def test_a_part_that_fails_loses_itself_alone(tmp_path, few_images):
