@@ -87,7 +87,9 @@ def main() -> None:
         if not any((row["seed"], row["depth"], row["method"]) == (seed, depth, method) for row in rows):
             rows.append(measure(method, depth, seed, arguments.overrides))
             if any(row[key] != rows[-1][key] for row in rows for key in ("hardware", "precision")):
-                sys.exit(f"error: {arguments.file} was measured on another machine; name another file")
+                sys.exit(
+                    f"error: {arguments.file} was measured on other hardware, threads or precision; name another file"
+                )
             write_json(arguments.file, rows)
     print(table(rows))
 

@@ -248,7 +248,7 @@ def main() -> None:
     if not arguments.show:
         here = {"hardware": describe(resolve_device(arguments.device))} | provenance()
         if any(result.get(key, here[key]) != here[key] for key in ("hardware", "versions")):
-            sys.exit(f"error: {path} was measured on another machine, or with other versions; name another file")
+            sys.exit(f"error: {path} was measured on other hardware, or with other versions; name another file")
         path.parent.mkdir(parents=True, exist_ok=True)
         result |= here
         every = [*ONE_OF_EACH, *(name for name in EXPERIMENTS if name not in ONE_OF_EACH)]

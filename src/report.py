@@ -30,7 +30,7 @@ def run_seconds(file: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Test errors (%%) of the runs in or below folders, over their seeds.")
+    parser = argparse.ArgumentParser(description="Errors (%%) of the runs in or below folders, over their seeds.")
     parser.add_argument("folders", type=Path, nargs="*", default=[Path("results")], metavar="FOLDER")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too, with full figures")
@@ -52,7 +52,8 @@ def main() -> None:
         experiments = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
         print(tables.experiments_table(rows, experiments, run_seconds(arguments.time) if arguments.time else {}))
         return
-    shown = [tables.errors_over_seeds(rows), tables.errors_by_layer(rows), tables.measured_on(rows)]
+    images = "On the validation images:" if arguments.validation else ""
+    shown = [images, tables.errors_over_seeds(rows), tables.errors_by_layer(rows), tables.measured_on(rows)]
     print("\n\n".join(filter(None, shown)))
     if arguments.csv:
         try:

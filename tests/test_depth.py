@@ -41,7 +41,7 @@ def test_both_methods_are_measured_once_and_shown(tmp_path, few_images, measured
     with pytest.raises(SystemExit, match="measured with other overrides"):
         measured()
     path.write_text(json.dumps([row | {"hardware": "another"} for row in rows]))
-    with pytest.raises(SystemExit, match="measured on another machine"):
+    with pytest.raises(SystemExit, match="measured on other hardware"):
         measured(*arguments, "--seeds", "4")
     assert {row["seed"] for row in json.loads(path.read_text())} == {3}
 

@@ -32,12 +32,13 @@ def test_every_part_has_its_rows(tmp_path, few_images, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gpu", str(path), "--show"])
     gpu.main()
     assert capsys.readouterr().out == done.stdout
-    other = json.dumps(result | {"hardware": "another"})
-    path.write_text(other, encoding="utf-8")
     monkeypatch.setattr(sys, "argv", ["gpu", str(path), "--device", "cpu", "--parts", "resume"])
-    with pytest.raises(SystemExit, match="was measured on another machine"):
-        gpu.main()
-    assert path.read_text(encoding="utf-8") == other
+    for key in ("hardware", "versions"):
+        other = json.dumps(result | {key: "another"})
+        path.write_text(other, encoding="utf-8")
+        with pytest.raises(SystemExit, match="was measured on other hardware"):
+            gpu.main()
+        assert path.read_text(encoding="utf-8") == other
     monkeypatch.setattr(sys, "argv", ["gpu", str(tmp_path / "none.json"), "--show"])
     with pytest.raises(ConfigError, match="cannot be read"):
         gpu.main()

@@ -384,7 +384,9 @@ def test_validation_errors_are_those_of_the_last_epoch(tmp_path, command):
     for seed in (0, 1):  # tested at 9 and 1 %, validated at 1.0 and 1.2, then 2.0 and 2.2
         validate(write_run(tmp_path / "a" / str(seed), seed, 9.0), 99, 20 + 4 * seed)
         validate(write_run(tmp_path / "b" / str(seed), seed, 1.0, training__momentum=0.5), 40 + 4 * seed)
-    errors, by_layer, measured = tables(command("--validation", tmp_path))
+    out = command("--validation", tmp_path)
+    assert out.startswith("On the validation images:\n\n")
+    _, errors, by_layer, measured = tables(out)
     assert [row["% by goodness"] for row in errors] == ["1.10 ± 0.14", "2.10 ± 0.14"]
     assert by_layer[0]["layer 1"] == "3.00 ± 0.00" and measured[0]["rule"] == "goodness"
     out = command("--compare", "--validation", tmp_path)
@@ -394,7 +396,7 @@ def test_validation_errors_are_those_of_the_last_epoch(tmp_path, command):
     (tmp_path / "b" / "1" / "metrics.jsonl").write_text('{"epoch": 1}\n')
     reason = "there are no validation errors in the last line of its metrics.jsonl"
     told = "".join(f"skipped {tmp_path / 'b' / seed}: {reason}\n" for seed in "01")
-    ((row,), *_) = tables(command("--validation", tmp_path, told=told))
+    _, (row,), *_ = tables(command("--validation", tmp_path, told=told))
     assert row["seeds"] == "0, 1"
     nothing = f"error: there is no finished run with validation errors below {tmp_path / 'b'}"
     assert command("--validation", tmp_path / "b", told=told) == nothing

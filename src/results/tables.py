@@ -21,7 +21,7 @@ IN_COLUMNS = ("name", "model.hidden_dims", "training.epochs", "data.validation_i
 TOLD_APART_BY = {
     "method": "{}", "net": "{}", "epochs": "{} epochs", "images": "{:,} images", "precision": "{}",
 }  # fmt: skip
-COMPARED = HEADLINES | {"goodness_and_one_pass": "by both together"}
+COMPARED = HEADLINES | {"goodness_and_one_pass": "by goodness and one pass"}
 BY = {"goodness": "goodness", "one_pass": "a read-out"}
 
 
@@ -109,8 +109,7 @@ def rule_of(row: dict[str, Any]) -> str:
     """The rule of classification that a row of `rows_of` is judged by."""
     if row["published"]:
         return row["published"].rule
-    own = methods.OWN_RULE.get(row["run"]) if row["as_experiment"] else None
-    return own or headline(row["errors"])
+    return methods.OWN_RULE.get(row["run"]) or headline(row["errors"])
 
 
 def summarise_runs(runs: list[Run]) -> dict[str, Any]:
@@ -168,7 +167,7 @@ def table_of(rows: list[dict[str, Any]], header: list[str], cells: list[list[str
 
 
 def errors_over_seeds(rows: list[dict[str, Any]]) -> str:
-    """The test errors by both headline rules."""
+    """The errors by both headline rules."""
     cells = []
     for row in rows:
         errors = [with_spread(row["errors"].get(rule)) for rule in HEADLINES]
@@ -177,7 +176,7 @@ def errors_over_seeds(rows: list[dict[str, Any]]) -> str:
 
 
 def errors_by_layer(rows: list[dict[str, Any]]) -> str:
-    """The test errors by single layers (four columns, or as many as there are) and by all, by a run's first rule."""
+    """The errors by single layers (four columns, or as many as there are) and by all, by a run's first rule."""
     rows = [row for row in rows if f"{headline(row['errors'])}_layer_1" in row["errors"]]
     numbers = [int(rule.rpartition("_")[2]) for row in rows for rule in row["errors"] if "_layer_" in rule]
     layers = range(1, max([4, *numbers]) + 1)

@@ -33,7 +33,7 @@ def compiled(step: Callable, device: torch.device, backend: str = "inductor") ->
         )
     # `significant` does not break the graph then, and one graph serves any number of cases: a resumed run has the same.
     torch._dynamo.config.capture_dynamic_output_shape_ops = True
-    torch._dynamo.reset()  # graphs of earlier runs of a sweep count: from the ninth on, nothing more would be compiled
+    torch._dynamo.reset()  # or the earlier runs of a sweep use up its limit of graphs, and later ones are not compiled
     return torch.compile(step, backend=backend)
 
 

@@ -39,7 +39,7 @@ def cuda_trouble(device: torch.device) -> str | None:
     number = device.index or 0
     if number >= torch.cuda.device_count():
         return f"there are {torch.cuda.device_count()} CUDA devices, counted from 0"
-    if torch.version.hip:  # whose architectures are named otherwise
+    if torch.version.hip:  # ROCm names architectures otherwise: "gfx90a"
         return None
     capability = torch.cuda.get_device_capability(number)
     for architecture in torch.cuda.get_arch_list():  # "sm_90": machine code; "compute_90": for that and later ones
