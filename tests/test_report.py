@@ -128,8 +128,8 @@ def test_runs_that_differ_only_in_seed_and_folder_share_a_row(tmp_path, command)
     ]
     assert list(by_layer[0].values()) == ["matlab", "goodness", "9.00 ± 0.00", "8.00 ± 0.00", "-", "-", "7.00 ± 0.00"]
     # t of 97.5 % with 4 degrees of freedom is 2.776; 2.776 * 0.15811 / sqrt(5) = 0.196
-    assert list(measured[0].values()) == ["matlab", "fp32", "a CPU", "goodness", "1.50 ± 0.16 [1.30, 1.70]"]
-    assert list(measured[1].values()) == ["matlab, learning_rate=0.02", "fp32", "a CPU", "goodness", "3.00"]
+    assert list(measured[0].values()) == ["matlab", "fp32", "a CPU", "by goodness", "1.50 ± 0.16 [1.30, 1.70]"]
+    assert list(measured[1].values()) == ["matlab, learning_rate=0.02", "fp32", "a CPU", "by goodness", "3.00"]
 
 
 def test_configurations_of_older_and_newer_versions_share_a_row(tmp_path, command):
@@ -185,7 +185,7 @@ def test_a_repeated_seed_counts_once_and_is_named(tmp_path, command):
     write_run(tmp_path / "b", 1, 1.6)
     told = f"not counted {again}: the same seed as {first}\n"
     (row,) = tables(command(tmp_path / "c", tmp_path, told=told))[2]  # whatever the order, and c is there twice
-    assert row["% [95 % interval of the mean]"] == "1.50 ± 0.14 [0.23, 2.77]"  # 12.706 * 0.1
+    assert row["% [95 % interval]"] == "1.50 ± 0.14 [0.23, 2.77]"  # 12.706 * 0.1
 
 
 def test_folders_are_gathered_and_what_is_no_finished_run_is_named(tmp_path, capsys):
@@ -242,7 +242,7 @@ def test_runs_of_every_method_stand_in_the_same_tables(tmp_path, command):
         ("super", "goodness", "1.95 ± 0.07", "1.65 ± 0.07", "-", "1.35 ± 0.07"),
         ("unsup", "a read-out", "2.95 ± 0.07", "2.15 ± 0.07", "-", "1.85 ± 0.07"),
     ]
-    assert [row["rule"] for row in measured] == ["one pass", "goodness", "goodness", "one pass"]
+    assert [row["rule"] for row in measured] == ["in one pass", "by goodness", "by goodness", "in one pass"]
     assert max(len(table[0]) for table in (errors, by_layer, measured)) == 7
     assert len(tables(command(tmp_path / "runs" / "backprop"))) == 2  # none by layer
     for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines()):  # empty what a method does not have
@@ -275,7 +275,7 @@ def test_every_experiment_stands_beside_what_was_published(tmp_path, command):
     rows = {row["experiment"].strip("`"): list(row.values())[1:] for row in lines}
     assert list(rows) == EXPERIMENTS
     *_, (own,) = tables(command(tmp_path / "j"))
-    assert (own["rule"], own["% [95 % interval of the mean]"]) == ("goodness and one pass", "0.65 ± 0.07 [0.01, 1.29]")
+    assert (own["rule"], own["% [95 % interval]"]) == ("by both rules", "0.65 ± 0.07 [0.01, 1.29]")
     assert rows == dict.fromkeys(EXPERIMENTS) | {
         "backprop": ["3.1", "about 1.4 in one pass", "1.40", "1", "-"],
         "local_receptive_fields": ["3.2", "1.16 in one pass", "1.70", "1", "-"],
@@ -388,7 +388,7 @@ def test_validation_errors_are_those_of_the_last_epoch(tmp_path, command):
     assert out.startswith("On the validation images:\n\n")
     _, errors, by_layer, measured = tables(out)
     assert [row["% by goodness"] for row in errors] == ["1.10 ± 0.14", "2.10 ± 0.14"]
-    assert by_layer[0]["layer 1"] == "3.00 ± 0.00" and measured[0]["rule"] == "goodness"
+    assert by_layer[0]["layer 1"] == "3.00 ± 0.00" and measured[0]["rule"] == "by goodness"
     out = command("--compare", "--validation", tmp_path)
     assert table_rows(out)[0]["validation error (%)"] == "by goodness"
     assert "by goodness: 'momentum=0.9' has the lower error: 1.10 against 2.10 %" in out

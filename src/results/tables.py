@@ -21,7 +21,7 @@ IN_COLUMNS = ("name", "model.hidden_dims", "training.epochs", "data.validation_i
 TOLD_APART_BY = {
     "method": "{}", "net": "{}", "epochs": "{} epochs", "images": "{:,} images", "precision": "{}",
 }  # fmt: skip
-COMPARED = HEADLINES | {"goodness_and_one_pass": "by goodness and one pass"}
+COMPARED = HEADLINES | {"goodness_and_one_pass": "by both rules"}
 BY = {"goodness": "goodness", "one_pass": "a read-out"}
 
 
@@ -194,8 +194,8 @@ def measured_on(rows: list[dict[str, Any]]) -> str:
     cells = []
     for row in rows:
         spread = with_spread(row["errors"].get(rule_of(row)), interval=True)
-        cells.append([row["precision"], row["hardware"], rule_of(row).replace("_", " "), spread])
-    return table_of(rows, ["precision", "hardware", "rule", "% [95 % interval of the mean]"], cells)
+        cells.append([row["precision"], row["hardware"], COMPARED[rule_of(row)], spread])
+    return table_of(rows, ["precision", "hardware", "rule", "% [95 % interval]"], cells)
 
 
 def experiments_table(rows: list[dict[str, Any]], experiments: list[str], seconds: dict[str, float]) -> str:
