@@ -5,7 +5,6 @@
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -13,18 +12,20 @@ if not __package__:  # as in `python src/report.py`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from src.config.loading import CONFIGS
+from src.config.values import ConfigError
 from src.results import tables
 from src.results.runs import gather
 from src.training.checkpoint import write_atomically
+from src.training.log import read_json
 
 
 def run_seconds(file: Path) -> dict[str, float]:
     """{experiment: seconds of a whole run} of a file of results/speed. Raises SystemExit: it is none, or too old."""
     try:
-        measured = json.loads(file.read_text(encoding="utf-8"))
+        measured = read_json(file)
         return {row["experiment"]: row["run_seconds"] for row in measured.get("experiments", [])}
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {file} cannot be read: {error}")
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
     except (AttributeError, KeyError, TypeError):
         sys.exit(f"error: {file} does not say how long whole runs take (no run_seconds); measure it again")
 

@@ -21,7 +21,7 @@ IN_COLUMNS = ("name", "model.hidden_dims", "training.epochs", "data.validation_i
 TOLD_APART_BY = {
     "method": "{}", "net": "{}", "epochs": "{} epochs", "images": "{:,} images", "precision": "{}",
 }  # fmt: skip
-COMPARED = HEADLINES | {"goodness_and_one_pass": "by both rules"}
+RULES = HEADLINES | {"goodness_and_one_pass": "by both rules"}
 BY = {"goodness": "goodness", "one_pass": "a read-out"}
 
 
@@ -194,7 +194,7 @@ def measured_on(rows: list[dict[str, Any]]) -> str:
     cells = []
     for row in rows:
         spread = with_spread(row["errors"].get(rule_of(row)), interval=True)
-        cells.append([row["precision"], row["hardware"], COMPARED[rule_of(row)], spread])
+        cells.append([row["precision"], row["hardware"], RULES[rule_of(row)], spread])
     return table_of(rows, ["precision", "hardware", "rule", "% [95 % interval]"], cells)
 
 
@@ -285,7 +285,7 @@ def comparison(sides: dict[str, list[Run]], images: str = "test") -> str:
         found = " and ".join(f"'{name}' {HEADLINES[headline(of_side)]}" for name, of_side in of_sides.items())
         sys.exit(f"error: --compare needs a way to classify that both configurations have: {found} have none in common")
     rows, sentences = [], []
-    for rule, what in COMPARED.items():
+    for rule, what in RULES.items():
         samples = {name: of_side[rule] for name, of_side in of_sides.items() if rule in of_side}
         means = [with_spread(summarise(samples[name]) if name in samples else None, interval=True) for name in sides]
         tested = ["-"] * 4
