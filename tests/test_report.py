@@ -549,7 +549,7 @@ def test_intervals_use_the_textbook_quantiles(n, quantile):
     ("method", "published", "layers"),
     [
         ("supervised", [("1.36", "-"), ("1.46", "-"), ("0.64", "-"), ("1.47", "-"), ("-", "1.45")],
-         "goodness of layer 1 alone 1.90, layer 2 alone 1.60, all layers 1.30, all layers and the read-out 1.20"),
+         "goodness of layer 1 alone 1.90, layer 2 alone 1.60, all layers 1.30; by both rules 1.20"),
         ("backprop", [("about 1.4",)], None),
         ("unsupervised", [("1.37",), ("1.16",)],
          "a read-out of layer 1 alone 2.90, layer 2 alone 2.10, all layers 1.80"),

@@ -21,7 +21,8 @@ IN_COLUMNS = ("name", "model.hidden_dims", "training.epochs", "data.validation_i
 TOLD_APART_BY = {
     "method": "{}", "net": "{}", "epochs": "{} epochs", "images": "{:,} images", "precision": "{}",
 }  # fmt: skip
-RULES = HEADLINES | {"goodness_and_one_pass": "by both rules"}
+BOTH = "goodness_and_one_pass"
+RULES = HEADLINES | {BOTH: "by both rules"}
 BY = {"goodness": "goodness", "one_pass": "a read-out"}
 
 
@@ -59,9 +60,9 @@ def result_table(result: dict[str, Any]) -> str:
     main = headline(percent)
     kinds = {f"{main}_layer_{layer}": f"layer {layer} alone" for layer in range(1, len(result["hidden_dims"]) + 1)}
     kinds |= {f"{main}_all_layers": "all layers", f"{main}_all_iterations": "all layers at all iterations"}
-    kinds |= {"goodness_and_one_pass": "all layers and the read-out"}
     of_layers = [f"{what} {percent[kind]:.2f}" for kind, what in kinds.items() if kind in percent]
-    by_layer = f"Test error (%) by {BY[main]} of {', '.join(of_layers)}.\n" if of_layers else ""
+    by_both = f"; {RULES[BOTH]} {percent[BOTH]:.2f}" if BOTH in percent else ""
+    by_layer = f"Test error (%) by {BY[main]} of {', '.join(of_layers)}{by_both}.\n" if of_layers else ""
     first, *others = [HEADLINES[rule] for rule in errors]
     then = f" and {result['readout_epochs']} of the read-outs alone" if result["readout_epochs"] else ""
     table = markdown(
