@@ -11,25 +11,14 @@ from pathlib import Path
 if not __package__:  # as in `python src/report.py`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from src.config.errors import one_line_errors
 from src.config.loading import CONFIGS
-from src.config.values import ConfigError
 from src.results import tables
 from src.results.runs import gather
 from src.training.checkpoint import write_atomically
-from src.training.log import read_json
 
 
-def run_seconds(file: Path) -> dict[str, float]:
-    """{experiment: seconds of a whole run} of a file of results/speed. Raises SystemExit: it is none, or too old."""
-    try:
-        measured = read_json(file)
-        return {row["experiment"]: row["run_seconds"] for row in measured.get("experiments", [])}
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
-    except (AttributeError, KeyError, TypeError):
-        sys.exit(f"error: {file} does not say how long whole runs take (no run_seconds); measure it again")
-
-
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description="Errors (%%) of the runs in or below folders, over their seeds.")
     parser.add_argument("folders", type=Path, nargs="*", default=[Path("results")], metavar="FOLDER")
@@ -38,10 +27,7 @@ def main() -> None:
     output.add_argument("--published", action="store_true", help="the experiments, beside what was published")
     output.add_argument("--compare", action="store_true", help="test two configurations for a difference (Welch)")
     parser.add_argument("--validation", action="store_true", help="errors on the validation images, to choose by")
-    parser.add_argument("--time", type=Path, metavar="FILE", help="of results/speed: how long the experiments take")
     arguments = parser.parse_args()
-    if arguments.time and not arguments.published:
-        parser.error("--time goes with --published")
     if arguments.validation and arguments.published:
         parser.error("what was published are test errors: --validation does not go with --published")
     runs = gather(arguments.folders, arguments.validation)
@@ -51,7 +37,7 @@ def main() -> None:
     rows = tables.rows_of(runs)
     if arguments.published:
         experiments = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
-        print(tables.experiments_table(rows, experiments, run_seconds(arguments.time) if arguments.time else {}))
+        print(tables.experiments_table(rows, experiments))
         return
     images = "On the validation images:" if arguments.validation else ""
     shown = [images, tables.errors_over_seeds(rows), tables.errors_by_layer(rows), tables.measured_on(rows)]

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,12 @@ from omegaconf import OmegaConf
 from test_config import EXPERIMENTS
 
 from src import report
-from src.config.loading import composed
+from src.config import loading
+from src.config.loading import CONFIGS, composed
 from src.experiment import new_net, train
 from src.layers import layer
 from src.methods import unsupervised
+from src.results import runs
 from src.results.runs import compared_values, flat, gather, grouped
 from src.results.statistics import summarise, welch
 from src.results.tables import duration, errors_table, ranges, result_table
@@ -57,7 +60,8 @@ def write_run(
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     result = {
         "hidden_dims": [30, 30], "epochs": 7, "train_images": 60000, **measured,
-        "seconds_per_epoch": 2.0 + seed**2, **{f"test_error_{rule}": error for rule, error in errors.items()},
+        "train_seconds": 90.0 + 10 * seed, "seconds_per_epoch": 2.0 + seed**2,
+        **{f"test_error_{rule}": error for rule, error in errors.items()},
         **{key: config[key] for key in ("name", "method", "dataset", "seed")},
     }  # fmt: skip
     (folder / "result.json").write_text(json.dumps(result))
@@ -268,33 +272,44 @@ def test_every_experiment_stands_beside_what_was_published(tmp_path, command):
         errors = {"goodness": 0.8, "one_pass": 0.9, "goodness_and_one_pass": error}
         jittered = {"name": "record_jitter", "errors": errors, "training__epochs": 500, "data__jitter": 2}
         write_run(tmp_path / "j" / str(seed), seed, 0.0, **jittered, **full)
-    times = tmp_path / "times.json"
-    seconds = {"quick": 80.4, "matlab": 660, "paper": 7000}
-    times.write_text(json.dumps({"experiments": [{"experiment": x, "run_seconds": y} for x, y in seconds.items()]}))
-    lines = table_rows(command("--published", tmp_path, "--time", times))
+    lines = table_rows(command("--published", tmp_path))
     rows = {row["experiment"].strip("`"): list(row.values())[1:] for row in lines}
     assert list(rows) == EXPERIMENTS
     *_, (own,) = tables(command(tmp_path / "j"))
     assert (own["rule"], own["% [95 % interval]"]) == ("by both rules", "0.65 ± 0.07 [0.01, 1.29]")
     assert rows == dict.fromkeys(EXPERIMENTS) | {
-        "backprop": ["3.1", "about 1.4 in one pass", "1.40", "1", "-"],
-        "local_receptive_fields": ["3.2", "1.16 in one pass", "1.70", "1", "-"],
+        "backprop": ["3.1", "about 1.4 in one pass", "1.40", "1", "90 s"],
+        "local_receptive_fields": ["3.2", "1.16 in one pass", "1.70", "1", "90 s"],
         "loewex": ["3.3", "1.45 in one pass", "-", "0", "-"],
-        "matlab": ["3.3", "1.47 by goodness", "1.40 ± 0.10", "3", "11 min"],
+        "matlab": ["3.3", "1.47 by goodness", "1.40 ± 0.10", "3", "90 s"],
         "minute": ["-", "-", "-", "0", "-"],
-        "paper": ["3.3", "1.36 by goodness", "-", "0", "1.9 h"],
+        "paper": ["3.3", "1.36 by goodness", "-", "0", "-"],
         "paper_fast": ["3.3", "1.46 by goodness", "-", "0", "-"],
         "paper_jitter": ["3.3", "0.64 by goodness", "-", "0", "-"],
-        "quick": ["-", "-", "9.00", "1", "80 s"],
+        "quick": ["-", "-", "9.00", "1", "90 s"],
         "record": ["-", "-", "-", "0", "-"],
-        "record_jitter": ["-", "-", "0.65 ± 0.07", "2", "-"],
-        "recurrent": ["3.4", "1.31 by goodness", "1.65 ± 0.07", "2", "-"],
-        "unsupervised": ["3.2", "1.37 in one pass", "1.70", "1", "-"],
+        "record_jitter": ["-", "-", "0.65 ± 0.07", "2", "90 s"],
+        "recurrent": ["3.4", "1.31 by goodness", "1.65 ± 0.07", "2", "90 s"],
+        "unsupervised": ["3.2", "1.37 in one pass", "1.70", "1", "90 s"],
     }
-    for content in (None, "{"):
-        times.unlink() if content is None else times.write_text(content)
-        error = command("--published", tmp_path, "--time", times)
-        assert error.startswith(f"error: {times} cannot be read: ") and "\n" not in error
+
+
+def test_an_experiment_that_hydra_refuses_is_one_line(tmp_path, monkeypatch, command):
+    configs = shutil.copytree(CONFIGS, tmp_path / "configs")
+    (configs / "experiment" / "mistyped.yaml").write_text("# @package _global_\nname: mistyped\ntraining: {epoch: 3}\n")
+    monkeypatch.setattr(runs, "CONFIGS", configs)
+    monkeypatch.setattr(loading, "CONFIGS", configs)
+    write_run(tmp_path / "run", 0, 1.4, name="mistyped")
+    error = command(tmp_path / "run")
+    assert error.startswith("error: in experiment/mistyped.yaml, there is no key training.epoch ") and "\n" not in error
+
+
+def test_all_hardware_of_a_resumed_run_is_named(tmp_path, command):
+    earlier = [{"hardware": "a CPU, 2 threads"}, {"hardware": "another CPU, 2 threads"}]
+    folder = write_run(tmp_path / "run", 0, 1.4, hardware="a CPU, 1 thread")
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | {"resumed_from": earlier}))
+    assert tables(command(tmp_path))[-1][0]["hardware"] == "a CPU, another CPU, 1, 2 threads"
 
 
 def test_the_squares_of_local_receptive_fields_count_only_where_there_are_any(tmp_path, command):
@@ -327,7 +342,7 @@ def test_a_value_makes_no_other_row_just_where_the_trained_net_is_the_same(tmp_p
         values = OmegaConf.to_object(values)
         (tmp_path / key).mkdir()
         net = new_net(values)
-        train(values, net, examples(40), examples(10), tmp_path / key, resume=False)
+        train(values, net, examples(40), examples(10), tmp_path / key, {}, resume=False)
         return net.state_dict()
 
     def another(value: Any) -> Any:
@@ -611,7 +626,7 @@ def test_epochs_without_losses_of_layers_are_told_by_the_cross_entropy(tmp_path,
         ([0.2, 0.7, 1.0], 9.0, "layer 2 tells positives from negatives no better than chance; a lower training."),
         ([1.0, 1.0], 9.0, "layer 1 has fallen silent; a lower training.learning_rate may help"),
         ([0.1, 0.2], 2.31, "the read-out is no better than chance; a lower training.readout_learning_rate may help"),
-        ([], 2.31, "the read-out is no better than chance; a lower training.learning_rate may help"),
+        ([], 2.31, "the read-out is no better than chance; lower learning rates may help"),
         ([0.1, 0.2], 0.1, None),
     ],
 )

@@ -13,20 +13,17 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from src.config.loading import CONFIGS, METHODS, composed, flat
+from src.config.loading import CONFIGS, MAY_DIFFER, METHODS, composed, flat
 from src.datasets.table import DATASETS
 from src.training.log import HEADLINES, read_metrics
 
 # Values and sections of a configuration that do not change what is being measured, or stand in the result as well.
-NOT_COMPARED = {
-    "seed", "device", "precision", "data.root", "resume", "logging", "training.compile", "training.cuda_graph",
-    "training.checkpoint_every", "evaluation",
-}  # fmt: skip
+NOT_COMPARED = {*MAY_DIFFER, "seed", "precision", "resume", "logging", "evaluation"}
 RUN_FILES = {"config.yaml", "metrics.jsonl", "result.json"}
 IN_BOTH = ("name", "method", "dataset", "seed")  # of config.yaml and result.json
 RESULT_TYPES = {
     "name": str, "method": str, "dataset": str, "seed": int, "hidden_dims": list, "epochs": int, "train_images": int,
-    "precision": str, "hardware": str, "seconds_per_epoch": (int, float),
+    "precision": str, "hardware": str, "seconds_per_epoch": (int, float), "train_seconds": (int, float),
 }  # fmt: skip
 
 
@@ -36,7 +33,7 @@ class NotARun(ValueError):
 
 class Run(NamedTuple):
     folder: Path
-    result: dict[str, Any]  # the content of result.json, with the processor and the threads of its hardware
+    result: dict[str, Any]  # the content of result.json, with the "processors" and "threads" of its hardware
     errors: dict[str, float]  # in percent, by rule: on the test images, or `validated`
     values: dict[str, Any]  # its configuration's `compared_values`
 
@@ -107,8 +104,10 @@ def read_run(folder: Path) -> Run:
         wrong.append(" or ".join(f"test_error_{rule}" for rule in HEADLINES))
     if wrong:
         raise NotARun(f"result.json is not that of a run (no usable {', '.join(wrong)})")
-    result["processor"], *threads = re.split(r", (\d+) threads?$", result["hardware"])  # "AMD EPYC, 2 threads"
-    result["threads"] = int(threads[0]) if threads else 0
+    used = [made["hardware"] for made in (result, *result.get("resumed_from", []))]  # "AMD EPYC, 2 threads"
+    with_threads = re.compile(r", (\d+) threads?$")
+    result["processors"] = [with_threads.sub("", hardware) for hardware in used]
+    result["threads"] = [int(threads) for hardware in used for threads in with_threads.findall(hardware)]
     try:
         config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:

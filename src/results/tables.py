@@ -117,13 +117,15 @@ def summarise_runs(runs: list[Run]) -> dict[str, Any]:
     """A row of a table, unformatted: runs of one configuration and precision over its seeds.
 
     "changed" are the values that are not those of the experiment which the runs are named after or, without such an
-    experiment, the defaults of their method. "seconds_per_epoch" is the median.
+    experiment, the defaults of their method. "seconds_per_epoch" is the median; "shortest_seconds" a whole training's.
     """
     from src.results.statistics import summarise  # here, because a run's start need not wait for SciPy
 
     first, values = runs[0].result, runs[0].values
     of_experiment = experiment_values(first["name"])
-    processors, threads = (sorted({run.result[key] for run in runs} - {0}) for key in ("processor", "threads"))
+    processors, threads = (
+        sorted({used for run in runs for used in run.result[key]}) for key in ("processors", "threads")
+    )
     with_threads = [f"{ranges(threads)} thread{'s' if threads != [1] else ''}"] if threads else []
     return {
         "run": first["name"], "method": first["method"], "net": net_name(first["hidden_dims"]),
@@ -135,6 +137,7 @@ def summarise_runs(runs: list[Run]) -> dict[str, Any]:
         "published": published_for(first["name"]) if values == of_experiment else None,
         "precision": first["precision"], "hardware": ", ".join(processors + with_threads),
         "seconds_per_epoch": median(run.result["seconds_per_epoch"] for run in runs),
+        "shortest_seconds": min(run.result["train_seconds"] for run in runs),
     }  # fmt: skip
 
 
@@ -199,20 +202,20 @@ def measured_on(rows: list[dict[str, Any]]) -> str:
     return table_of(rows, ["precision", "hardware", "rule", "% [95 % interval]"], cells)
 
 
-def experiments_table(rows: list[dict[str, Any]], experiments: list[str], seconds: dict[str, float]) -> str:
+def experiments_table(rows: list[dict[str, Any]], experiments: list[str]) -> str:
     """Every experiment, with what was published and what was reached with exactly its values; "-" where nothing was.
 
-    Runs with another precision are further lines. `seconds`: of a whole run, by experiment.
+    Runs with another precision are further lines. The time is that of the shortest run.
     """
     lines = []
     for name in experiments:
         published, section = published_for(name), methods.named(experiment_values(name)["method"]).SECTION
         of_paper = [section, f"{published.error} {HEADLINES[published.rule]}"] if published else ["-", "-"]
-        time = duration(seconds[name]) if name in seconds else "-"
         reached = [row for row in rows if row["run"] == name and row["as_experiment"]]
         for row, its_name in zip(reached or [None], names_of(reached) or [name], strict=True):
             here = row["errors"].get(rule_of(row)) if row else None
             n = str(here.n) if here else "0"
+            time = duration(row["shortest_seconds"]) if row else "-"
             lines.append([f"`{name}`{its_name.removeprefix(name)}", *of_paper, with_spread(here), n, time])
     return markdown(["experiment", "section", "published", "here", "n", "time"], lines)
 
