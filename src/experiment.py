@@ -31,6 +31,7 @@ from src.training.checkpoint import (
     write_once,
 )
 from src.training.compiling import compiler_failure
+from src.training.cuda_graph import capture_failure
 from src.training.device import PRECISIONS, describe, resolve_precision, use
 from src.training.epochs import Diverged, Phase, train_epochs
 from src.training.log import REPOSITORY, RunLog, provenance, read_result, write_json
@@ -68,6 +69,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     origin = provenance()  # of the code that is about to run, not of what the checkout becomes meanwhile
 
     device = use(config.device)
+    origin |= {"hardware": describe(device), "threads": torch.get_num_threads()}
     # What it stands for is saved, so that it is the same when the run is resumed, on whatever machine.
     config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
     examples, validation, test = load(config.dataset, config.data.root, device, config.data.validation_images)
@@ -90,10 +92,10 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     try:
         with locked(out_dir / "config.yaml"):
             delete_half_written(out_dir)
-            seconds, epochs = train(config, net, examples, validation, out_dir, resume=resume)
+            seconds, epochs, earlier = train(config, net, examples, validation, out_dir, origin, resume=resume)
+            save_model(net, out_dir / "model.pt")
     except BlockingIOError as error:
         raise ConfigError(f"{out_dir}: another process is training this run") from error
-    save_model(net, out_dir / "model.pt")
 
     # The test images are used here for the first and the only time.
     scores = scores_for(methods.named(config.method).scores, net, test.images, config.evaluation.batch_size)
@@ -108,11 +110,10 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         "epochs": epochs[0],
         "readout_epochs": sum(epochs[1:]),  # of the phases after the first, which are of read-outs alone
         "device": device.type,
-        "hardware": describe(device),
-        "threads": torch.get_num_threads(),
         "train_seconds": seconds,
         "seconds_per_epoch": seconds / sum(epochs),
         **origin,
+        **({"resumed_from": earlier} if earlier else {}),
     }
     write_json(out_dir / "result.json", results)  # it says that the run is finished
     if config.logging.pictures:
@@ -143,22 +144,36 @@ def resuming(folder: Path) -> str:
 
 
 def train(
-    config: Config, net: nn.Module, examples: Examples, validation: Examples, out_dir: Path, *, resume: bool
-) -> tuple[float, list[int]]:
+    config: Config,
+    net: nn.Module,
+    examples: Examples,
+    validation: Examples,
+    out_dir: Path,
+    origin: dict[str, Any],
+    *,
+    resume: bool,
+) -> tuple[float, list[int], list[dict[str, Any]]]:
     """Trains `net` in place, with validations, metrics.jsonl and checkpoints; leaves in it the weights to be tested.
 
+    Args:
+        origin: the code, the hardware and the threads of this process.
+
     Returns:
-        the seconds of training alone, and the epochs of each phase.
+        the seconds of training alone, the epochs of each phase, and the other origins of epochs before a resumption.
     """
     generator = torch.Generator(examples.labels.device).manual_seed(config.seed)
     phases = phases_of(config, net)
     epochs = sum(phase.epochs for phase in phases)
     average = averaged(net, config.training.average_epochs)
     tested = average.module if average else net
-    done: dict[str, Any] = {"epoch": 0, "metrics": [], "train_seconds": 0.0}  # what the last whole epoch left
+    # What the last whole epoch left.
+    done: dict[str, Any] = {"epoch": 0, "metrics": [], "train_seconds": 0.0, "origins": []}
     if resume:
         done = restore(out_dir, net, average, generator) or done
         log.info(f"resumed after epoch {done['epoch']} of {epochs}")
+    earlier = [other for other in done["origins"] if other != origin]
+    if differs := [key for key in origin if any(other[key] != origin[key] for other in earlier)]:
+        log.warning(f"the epochs before have another {', '.join(differs)}; result.json will name both")
     training = train_epochs(
         phases,
         examples,
@@ -188,7 +203,12 @@ def train(
                     errors = count_errors(scores, validation)
                     record |= {"validation_images": len(validation), "validation_errors": errors}
                 run_log.epoch(record)
-                done = {"epoch": epoch, "state": training_state(net, average, generator), "train_seconds": seconds}
+                done = {
+                    "epoch": epoch,
+                    "state": training_state(net, average, generator),
+                    "train_seconds": seconds,
+                    "origins": [*earlier, origin],
+                }
                 if last or 0 < save_every <= seconds - saved:
                     save(out_dir, done, run_log)
                     saved = seconds
@@ -205,12 +225,13 @@ def train(
             epoch = len(run_log.records) + 1
             raise ConfigError(f"{diverged} in epoch {epoch}; {advice}; {kept}") from diverged
         except RuntimeError as error:
-            if not (failure := compiler_failure(error)):
-                raise
-            without = f"go on without: {resuming(out_dir)} training.compile=false"
-            raise ConfigError(f"training.compile=true: {failure}; {without}") from error
+            for key, failure in (("compile", compiler_failure(error)), ("cuda_graph", capture_failure(error))):
+                if failure:
+                    without = f"go on without: {resuming(out_dir)} training.{key}=false"
+                    raise ConfigError(f"training.{key}=true: {failure}; {without}") from error
+            raise
     net.load_state_dict(tested.state_dict())
-    return seconds, [phase.epochs for phase in phases]
+    return seconds, [phase.epochs for phase in phases], earlier
 
 
 def save(out_dir: Path, done: dict[str, Any], run_log: RunLog) -> None:

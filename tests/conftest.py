@@ -2,7 +2,10 @@
 
 import importlib
 import os
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,19 @@ def few_images(tmp_path_factory, mnist_root) -> list[str]:
         end = 16 + 784 * 1000 if "images" in name else 8 + 1000
         (folder / name).write_bytes(raw[:4] + (1000).to_bytes(4, "big") + raw[8:end])
     return ["dataset=idx", f"data.root={folder}", "data.validation_images=0"]
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen]]:
+    """`subprocess.Popen` for processes that are not to outlive the test, even if it fails."""
+    with ExitStack() as stack:
+
+        def popen(*arguments, **options):
+            process = subprocess.Popen(*arguments, **options)
+            stack.callback(process.kill)
+            return process
+
+        yield popen
 
 
 def import_torchvision() -> None:

@@ -116,7 +116,7 @@ def test_every_method_and_every_data_set_can_be_chosen_by_its_name():
         ("model.goodness=badness", "model.goodness=badness: must be one of sum_of_activities, sum_of_squares"),
         ("model.loss=none", "model.loss=none: must be one of logistic"),
         ("model.temperature=0", "model.temperature=0.0: must be above 0"),
-        ("model.threshold=inf", "model.threshold=inf: must be at least 0"),
+        ("model.threshold=inf", "model.threshold=inf: must be a finite number"),
         ("model.weight_scale=fan", "model.weight_scale=fan: must be one of fan_in, fan_out"),
         ("training.batch_size=0", "training.batch_size=0: must be at least 1"),
         (
@@ -126,7 +126,7 @@ def test_every_method_and_every_data_set_can_be_chosen_by_its_name():
         ("data.validation_images=60000", "data.validation_images=60000: must be below the number of training images"),
         ("training.epochs=0", "training.epochs=0: must be at least 1"),
         ("training.learning_rate=-0.1", "training.learning_rate=-0.1: must be at least 0"),
-        ("training.learning_rate=nan", "training.learning_rate=nan: must be at least 0"),
+        ("training.learning_rate=nan", "training.learning_rate=nan: must be a finite number"),
         ("training.momentum=1", "training.momentum=1.0: must be at least 0 and below 1"),
         ("training.negatives=easy", "training.negatives=easy: must be one of hard, uniform"),
         ("precision=fp8", "precision=fp8: must be one of auto, fp32, bf16"),
@@ -265,6 +265,7 @@ def test_a_saved_run_is_read_with_its_own_method_and_newer_keys_have_their_defau
     [
         ("training.step", "fast", "this version does not take its training.step (Key 'step' not in"),
         ("unsupervised.blurs", 6, "this version does not take its unsupervised"),
+        ("seed", None, "is not whole: it has no seed"),
         ("training.epochs", "many", "this version does not take its training.epochs (Value 'many'"),
         ("training", 3, "this version does not take its content (Merge error"),
         ("method", "hebb", "there is no method hebb here"),
@@ -274,7 +275,10 @@ def test_a_saved_run_is_read_with_its_own_method_and_newer_keys_have_their_defau
 )
 def test_a_configuration_of_another_version_is_refused_in_one_line(tmp_path, key, value, expected):
     values = OmegaConf.create(OmegaConf.to_container(loading.composed()))
-    OmegaConf.update(values, key, value, force_add=True)
+    if value is None:
+        del values[key]
+    else:
+        OmegaConf.update(values, key, value, force_add=True)
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(values))
     with pytest.raises(ConfigError) as caught:
         load_saved(tmp_path)

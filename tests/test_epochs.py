@@ -26,7 +26,7 @@ from src.negatives.codes import embed, one_hot
 from src.training import compiling
 from src.training.checkpoint import load_model, save_model
 from src.training.cuda_graph import WARM_UPS, GraphedUpdate
-from src.training.epochs import Phase, train_epochs
+from src.training.epochs import Diverged, Phase, train_epochs
 
 COUNT, BATCH = 25, 10  # the last batch of an epoch has five examples
 every_way = pytest.mark.parametrize("way", WAYS)
@@ -144,6 +144,23 @@ def test_phases_follow_one_another(examples):
         assert calls == expected[first_epoch - 1 :]
         assert [of_epoch["gain"] for of_epoch in figures] == pytest.approx([rate for _, rate in calls], abs=1e-6)
         assert all(name in of_epoch for of_epoch, (name, _) in zip(figures, calls, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("method", "phase", "rate"),
+    [
+        ("supervised", 0, "readout_learning_rate"),
+        ("unsupervised", 1, "readout_learning_rate"),
+        ("backprop", 0, "learning_rate"),  # all weights depend on it
+    ],
+)
+def test_a_read_out_that_diverges_alone_is_told_of_the_rate_it_depends_on(examples, method, phase, rate):
+    config = configured(method)
+    diverged = {"loss": torch.zeros(0), "readout_loss": torch.tensor(torch.nan)}
+    of_method = phases_of(config, new_net(config))[phase]._replace(step=lambda *_: diverged)
+    with pytest.raises(Diverged) as caught:
+        list(train_epochs([of_method], examples, batch_size=COUNT, max_shift=0, generator=torch.Generator()))
+    assert caught.value.rate == rate
 
 
 def stand_in_for_graphs(monkeypatch, replay, capture) -> None:

@@ -87,10 +87,10 @@ def assert_same_run(folder: Path, whole: Path) -> None:
     assert ours == theirs
 
 
-def test_ctrl_c_says_how_to_go_on_and_so_it_does(tmp_path, overrides, whole):
+def test_ctrl_c_says_how_to_go_on_and_so_it_does(start, tmp_path, overrides, whole):
     """On the real command line; what other signals do is tested below."""
     folder = tmp_path / "run"
-    process = subprocess.Popen(
+    process = start(
         [sys.executable, "-m", "main", *overrides, f"hydra.run.dir={folder}"],
         cwd=REPOSITORY, env=ONE_THREAD, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
@@ -199,15 +199,20 @@ def test_a_signal_after_the_last_step_stops_the_run_too(monkeypatch, tmp_path, o
     assert_same_run(tmp_path, whole)
 
 
-def test_a_terminal_that_closes_leaves_a_checkpoint_and_the_command_to_go_on(tmp_path, overrides):
+def test_a_terminal_that_closes_leaves_a_checkpoint_and_the_command_to_go_on(start, tmp_path, overrides):
     """On a real terminal: the kernel sends SIGHUP, and nothing can be written there any more."""
     folder = tmp_path / "run"
     terminal, end = os.openpty()
-    process = subprocess.Popen(
+
+    def on_the_terminal():
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # pytest itself may have been started by nohup
+
+    process = start(
         [sys.executable, "-m", "main", *overrides, "training.epochs=5000", "training.checkpoint_every=0",
          f"hydra.run.dir={folder}"],
         cwd=REPOSITORY, env=ONE_THREAD, stdin=end, stdout=end, stderr=end, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=on_the_terminal,
     )  # fmt: skip
     os.close(end)
     metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 100
@@ -221,20 +226,23 @@ def test_a_terminal_that_closes_leaves_a_checkpoint_and_the_command_to_go_on(tmp
     assert last_line == f"stopped after epoch {epoch} of 5000; go on with: python -m main resume={folder}"
 
 
-def test_under_nohup_and_in_a_thread_no_signal_is_waited_for(monkeypatch, tmp_path, overrides, whole):
-    save = experiment.save
+def test_an_ignored_signal_stops_nothing_and_in_a_thread_none_is_waited_for(monkeypatch, tmp_path, overrides, whole):
+    """SIGHUP is ignored under nohup, SIGINT in the background of a shell script."""
+    save, ignored = experiment.save, (signal.SIGHUP, signal.SIGINT)
 
-    def save_when_the_terminal_closes(*arguments):
-        signal.raise_signal(signal.SIGHUP)
+    def save_when_they_come(*arguments):
+        for number in ignored:
+            signal.raise_signal(number)
         save(*arguments)
 
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(experiment, "save", save_when_the_terminal_closes)
+            patch.setattr(experiment, "save", save_when_they_come)
             run(composed(*overrides), tmp_path / "nohup")
     finally:
-        signal.signal(signal.SIGHUP, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     with ThreadPoolExecutor(1) as pool:  # a study of Optuna, a web page
         pool.submit(run, composed(*overrides), tmp_path / "thread").result()
     for folder in ("nohup", "thread"):
@@ -367,7 +375,8 @@ def test_every_method_goes_on_as_if_nothing_had_been(monkeypatch, tmp_path, over
 
 def test_what_may_differ_when_a_run_is_resumed(whole, tmp_path):
     arguments = [f"resume={whole}", "data.root=elsewhere", "training.checkpoint_every=9", "device=cuda:1"]
-    config = load_saved(whole, [*arguments, "evaluation.batch_size=7"])
+    config = load_saved(whole, [*arguments, "evaluation.batch_size=7", "training.cuda_graph=false"])
+    assert not config.training.cuda_graph
     assert (config.data.root, config.training.checkpoint_every) == ("elsewhere", 9)
     assert (config.device, config.evaluation.batch_size) == ("cuda:1", 7)
     assert config.model.hidden_dims == [24, 24] and config.name == "short"
@@ -608,9 +617,43 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path, overrides, whole):
     assert_same_run(tmp_path, whole)
 
 
+def test_its_net_is_saved_before_another_process_may_clear_up(monkeypatch, tmp_path, overrides, whole):
+    last_but_one(whole, tmp_path)
+    save = experiment.save_model
+
+    def save_locked(net, path):
+        with pytest.raises(BlockingIOError), locked(tmp_path / "config.yaml"):
+            pass
+        save(net, path)
+
+    monkeypatch.setattr(experiment, "save_model", save_locked)
+    run(composed(*overrides), tmp_path, resume=True)
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_run_that_goes_on_with_other_code_names_both(monkeypatch, tmp_path, overrides, whole, caplog):
+    last_but_one(whole, tmp_path)
+    first = read_result(whole)
+    monkeypatch.setattr(experiment, "provenance", lambda: {"versions": first["versions"], "commit": "another"})
+    result = run(composed(*overrides), tmp_path, resume=True)
+    assert result["commit"] == "another"
+    assert result["resumed_from"] == [{key: first[key] for key in ("versions", "commit", "hardware", "threads")}]
+    assert "the epochs before have another commit; result.json will name both" in caplog.text
+
+
+def test_a_checkpoint_of_a_version_that_kept_no_origins_goes_on(tmp_path, overrides, whole):
+    path = last_but_one(whole, tmp_path)
+    content = torch.load(path, weights_only=True)
+    del content["origins"]
+    torch.save(content, path)
+    run(composed(*overrides), tmp_path, resume=True)
+    assert_same_run(tmp_path, whole)
+
+
 def test_the_checkpoint_before_is_kept(tmp_path):
     for epoch in (1, 2, 3):
-        save_checkpoint(tmp_path, {"epoch": epoch, "state": {}, "metrics": [], "train_seconds": 0.0})
+        content = {"epoch": epoch, "state": {}, "metrics": [], "train_seconds": 0.0, "origins": []}
+        save_checkpoint(tmp_path, content)
     assert load_checkpoint(tmp_path, torch.device("cpu"))["epoch"] == 3
     assert torch.load(tmp_path / PREVIOUS, weights_only=True)["epoch"] == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == [LATEST, PREVIOUS]
@@ -645,6 +688,15 @@ def test_a_read_out_that_diverges_is_told_of_its_own_rate(tmp_path, overrides):
         ConfigError, match=r"the read-out became .* a lower training.readout_learning_rate \(now 1e\+30\)"
     ):
         run(config, tmp_path)
+
+
+def test_an_update_that_no_cuda_graph_can_capture_is_one_line(monkeypatch, tmp_path, overrides):
+    def refused(*_):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might be")
+
+    monkeypatch.setattr("src.training.epochs._update", refused)
+    with pytest.raises(ConfigError, match=r"^training.cuda_graph=true: .* waits for the host .*_graph=false$"):
+        run(composed(*overrides), tmp_path)
 
 
 def test_a_full_disk_is_one_line_and_what_was_saved_stays(tmp_path, whole):

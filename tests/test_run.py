@@ -153,14 +153,17 @@ def test_pictures_are_drawn_again(learned, mnist_root, tmp_path, monkeypatch, ca
     metrics.rename(tmp_path / "metrics.jsonl")
     (tmp_path / "model.pt").unlink()
     (tmp_path / "result.json").unlink()
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"epoch": 5, "lo')  # killed while it wrote
+    whole = (tmp_path / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(whole + '{"epoch": 5, "lo')  # killed while it wrote
     for picture in PICTURES:
         (tmp_path / picture).unlink()
     monkeypatch.setattr(sys, "argv", ["plots", str(tmp_path)])
     plots.main()
     assert "it is not finished" in capsys.readouterr().out
     assert [path.name for path in tmp_path.glob("*.png")] == ["learning_curve.png"]
+    (tmp_path / "metrics.jsonl").write_text("{" + whole)
+    with pytest.raises(SystemExit, match=rf"^error: {tmp_path}/metrics.jsonl is damaged: [^\n]*$"):
+        plots.main()
     for folder, why in (
         (tmp_path / "elsewhere", "there is no run (no config.yaml)"),
         (REPOSITORY / "results" / "minute" / "seed1", "of this run there is nothing to draw (its net was not kept)"),
@@ -308,6 +311,12 @@ def test_a_net_that_is_too_large_is_one_line(tmp_path, mnist_root):
     config = composed("model.hidden_dims=[1000000000,1000000000]", f"data.root={mnist_root}", "device=cpu")
     with pytest.raises(SystemExit, match=r"^error: out of memory; smaller model.hidden_dims, "), one_line_errors():
         run(config, tmp_path)
+
+
+def test_a_gpu_that_another_process_has_to_itself_is_one_line():
+    refused = "CUDA error: CUDA-capable device(s) is/are busy or unavailable\nCUDA kernel errors might be"
+    with pytest.raises(SystemExit, match=r"^error: another process has the GPU to itself; [^\n]*$"), one_line_errors():
+        raise RuntimeError(refused)
 
 
 def test_runs_that_start_at_once_get_folders_and_records_of_their_own(tmp_path, few_images):

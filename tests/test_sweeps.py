@@ -139,10 +139,10 @@ def processes_of_group(group: int) -> list[str]:
 
 
 @pytest.mark.parametrize(("sent", "status"), [("Ctrl-C", 130), ("SIGTERM to the command alone", -signal.SIGTERM)])
-def test_an_interrupted_joblib_sweep_saves_every_job(sent, status, tmp_path, few_images):
+def test_an_interrupted_joblib_sweep_saves_every_job(start, sent, status, tmp_path, few_images):
     """With a net that takes longer to save than joblib would leave its workers alive."""
     arguments = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}"]
-    process = subprocess.Popen(
+    process = start(
         [sys.executable, "-m", "main", "-m", "seed=range(3)", *arguments, *LONG, "training.epochs=5000",
          "model.hidden_dims=[1000,1000]", *few_images, "data.validation_images=800"],
         cwd=REPOSITORY, env={key: value for key, value in ONE_THREAD.items() if key != "OMP_NUM_THREADS"},
@@ -242,7 +242,7 @@ def test_what_slurm_refuses_is_one_line(slurm):
     assert done.stderr.splitlines()[-1].startswith("error: ") and "invalid partition: gpu" in done.stderr
 
 
-def test_slurm_jobs_are_saved_when_pre_empted_and_go_on_when_requeued(slurm, few_images):
+def test_slurm_jobs_are_saved_when_pre_empted_and_go_on_when_requeued(start, slurm, few_images):
     sweep = slurm / "sweep"
     arguments = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.cpus_per_task=1"]
     environment = {
@@ -250,7 +250,7 @@ def test_slurm_jobs_are_saved_when_pre_empted_and_go_on_when_requeued(slurm, few
         "PATH": f"{slurm / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "STAND_IN_STATE": str(slurm),
     }
-    process = subprocess.Popen(
+    process = start(
         [sys.executable, "-m", "main", "-m", "seed=range(2)", *arguments, f"hydra.sweep.dir={sweep}", *LONG,
          "training.epochs=100", *few_images],
         cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -59,6 +59,8 @@ def one_line_errors() -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             sizes = "model.hidden_dims, training.batch_size or evaluation.batch_size"
             sys.exit(f"error: out of memory; smaller {sizes} may help")
+        if "device(s) is/are busy or unavailable" in str(error):
+            sys.exit("error: another process has the GPU to itself; wait for it, or train with device=cpu")
         if not type(error).__module__.startswith("submitit"):
             raise
         sys.exit(f"error: {explain(error)}")  # Slurm took no job, or gave none back

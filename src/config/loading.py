@@ -28,10 +28,10 @@ from src.training.device import resolve_device
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 
-# What may differ from a run's own configuration when it is resumed.
+# What may differ from a run's own configuration when it is resumed: it does not change what is measured.
 MAY_DIFFER = (
-    "data.root", "device", "training.checkpoint_every", "training.compile", "evaluation.batch_size",
-    "logging.tensorboard", "logging.pictures",
+    "data.root", "device", "training.checkpoint_every", "training.compile", "training.cuda_graph",
+    "evaluation.batch_size", "logging.tensorboard", "logging.pictures",
 )  # fmt: skip
 
 
@@ -112,15 +112,17 @@ def load_saved(folder: Path, overrides: Sequence[str] = ()) -> Config:
     """The configuration that the run in `folder` was started with. Keys that are newer than it have their defaults.
 
     Args:
-        overrides: of the command line that resumes it; taken where they cannot change the result (MAY_DIFFER).
+        overrides: of the command line that resumes it; taken if they are among MAY_DIFFER.
 
     Raises:
-        ConfigError: there is no run, it is of another version, or an override could change its result.
+        ConfigError: there is no run, it is of another version or not whole, or an override is of another value.
     """
     path = folder / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{folder}: there is no run (no config.yaml)")
     saved = OmegaConf.load(path)
+    if missing := [key for key in ("name", "method", "seed") if key not in saved]:
+        raise ConfigError(f"{path} is not whole: it has no {', '.join(missing)}")
     for key, known in (("method", METHODS), ("dataset", DATASETS)):
         if saved.get(key, next(iter(known))) not in known:
             raise ConfigError(f"{path}: there is no {key} {saved[key]} here")

@@ -40,8 +40,9 @@ def number(*, at_least: float = -math.inf, above: float = -math.inf, below: floa
     words = " and ".join(f"{name} {bound:g}" for name, bound in bounds.items() if math.isfinite(bound))
 
     def rule(value: float) -> str | None:
-        fits = math.isfinite(value) and value >= at_least and above < value < below
-        return None if fits else f"must be {words}"
+        if not math.isfinite(value):
+            return "must be a finite number"
+        return None if value >= at_least and above < value < below else f"must be {words}"
 
     return _ruled(rule)
 

@@ -13,7 +13,7 @@ FEW_CASES = 96
 
 
 def linear(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """x W^T ([B, d_in], [d_out, d_in] -> [B, d_out]): multiplied in `dtype`, returned in fp32."""
+    """x W^T ([B, d_in], [d_out, d_in] -> [B, d_out]): multiplied in `dtype`, rounded to it, and returned as fp32."""
     return F.linear(x.to(dtype), weight.to(dtype)).float()
 
 

@@ -112,7 +112,7 @@ def phases(net: BackpropNet, *, epochs: int, dropout: float, input_dropout: floa
         masks = [survivors(shape, dropout, scale, generator) for shape in shapes] if dropout else None
         return step(net, optimizer, images, labels, masks, scale)
 
-    return [Phase(epochs, optimizer, update_from)]
+    return [Phase(epochs, optimizer, update_from, readout_rate="learning_rate")]
 
 
 @torch.no_grad()

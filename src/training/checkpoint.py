@@ -168,9 +168,9 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
         return None
     try:
         content = _load_whole(path, device)
-        if content.keys() != {"epoch", "state", "metrics", "train_seconds"}:
+        if content.keys() | {"origins"} != {"epoch", "state", "metrics", "train_seconds", "origins"}:
             raise CheckpointError(f"{path} is no checkpoint of a run")
-        return content
+        return {"origins": []} | content  # which the checkpoints of older versions lack
     except CheckpointError as error:
         offer = f"; the one before may be whole: {_move(previous, path)}" if previous.exists() else ""
         raise CheckpointError(f"{error}{offer}") from error

@@ -8,6 +8,13 @@ from torch import Tensor
 WARM_UPS = 3  # updates before the capture, in which libraries allocate and choose what may not be done during it
 
 
+def capture_failure(error: RuntimeError) -> str | None:
+    """What stands in the way if `error` is CUDA's refusal to capture an update; else None."""
+    if not ("CUDA error" in str(error) and "captur" in str(error)):
+        return None
+    return f"the update cannot be captured, as it waits for the host ({str(error).splitlines()[0]})"
+
+
 class GraphedUpdate:
     """`update(batch)`, captured at one of its first calls and replayed from then on.
 

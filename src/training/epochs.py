@@ -26,6 +26,7 @@ class Phase(NamedTuple):
     epochs: int
     optimizer: torch.optim.SGD
     step: Step
+    readout_rate: str = "readout_learning_rate"  # which value the read-out's loss depends on
 
 
 def step_figures(layers: Sequence[tuple[Tensor, Tensor]], readout_loss: Tensor) -> dict[str, Tensor]:
@@ -59,13 +60,13 @@ class Diverged(RuntimeError):
         self.rate = rate
 
 
-def check_finite(losses: Sequence[float], readout_loss: float) -> None:
+def check_finite(losses: Sequence[float], readout_loss: float, readout_rate: str) -> None:
     """Raises Diverged if one of the losses, of layers 1.. or the read-out, is infinite or not a number."""
     for layer, loss in enumerate(losses, start=1):
         if not math.isfinite(loss):
             raise Diverged(f"layer {layer}", loss, "learning_rate")
-    if not math.isfinite(readout_loss):  # without layers that have losses of their own, all weights depend on it
-        raise Diverged("the read-out", readout_loss, "readout_learning_rate" if losses else "learning_rate")
+    if not math.isfinite(readout_loss):
+        raise Diverged("the read-out", readout_loss, readout_rate)
 
 
 def train_epochs(
@@ -96,7 +97,7 @@ def train_epochs(
     before = 0  # epochs of the phases before
     for phase in phases:
         totals: dict[str, Tensor] = {}
-        update = partial(_update, phase.step, examples, max_shift, generator, totals)
+        update = partial(_update, phase, examples, max_shift, generator, totals)
         run = GraphedUpdate(update, generator) if cuda_graph else update
         for epoch in range(max(first_epoch - before, 1), phase.epochs + 1):
             of_epoch = gain(epoch, phase.epochs)
@@ -104,7 +105,7 @@ def train_epochs(
             for batch in shuffled_batches(n=len(examples), batch_size=batch_size, generator=generator):
                 run(batch)
             figures = {name: (total / len(examples)).tolist() for name, total in totals.items()}  # CPU-GPU sync point
-            check_finite(figures["loss"], figures["readout_loss"])
+            check_finite(figures["loss"], figures["readout_loss"], phase.readout_rate)
             yield {"gain": of_epoch, **figures}
             for total in totals.values():
                 total.zero_()
@@ -112,13 +113,18 @@ def train_epochs(
 
 
 def _update(
-    step: Step, examples: Examples, max_shift: int, generator: torch.Generator, totals: dict[str, Tensor], batch: Tensor
+    phase: Phase,
+    examples: Examples,
+    max_shift: int,
+    generator: torch.Generator,
+    totals: dict[str, Tensor],
+    batch: Tensor,
 ) -> None:
     """One step with the examples of these indices; its figures are added to `totals`."""
     images = to_unit(jitter(examples.images[batch], max_shift=max_shift, generator=generator))
-    sums = step(images, examples.labels[batch], generator)
+    sums = phase.step(images, examples.labels[batch], generator)
     if batch.device.type == "cpu":
-        check_finite(sums["loss"].tolist(), sums["readout_loss"].item())
+        check_finite(sums["loss"].tolist(), sums["readout_loss"].item(), phase.readout_rate)
     for name, value in sums.items():
         if name not in totals:
             totals[name] = torch.zeros_like(value)

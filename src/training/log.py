@@ -114,8 +114,8 @@ def trouble_of(record: dict[str, Any]) -> str | None:
             what = "has fallen silent" if share > 0.999 else "tells positives from negatives no better than chance"
             return f"layer {layer} {what}; a lower training.learning_rate may help"
     if record["readout_loss"] >= math.log(10):
-        key = "readout_learning_rate" if record["loss"] else "learning_rate"
-        return f"the read-out is no better than chance; a lower training.{key} may help"
+        advice = "a lower training.readout_learning_rate" if record["loss"] else "lower learning rates"
+        return f"the read-out is no better than chance; {advice} may help"
     return None
 
 
@@ -137,9 +137,16 @@ def clock(seconds: float) -> str:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run's metrics.jsonl, one an epoch; a last line that was not written to its end is left out."""
-    *lines, _ = (folder / "metrics.jsonl").read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines]
+    """The records of a run's metrics.jsonl, one an epoch; a last line that was not written to its end is left out.
+
+    Raises ConfigError if another line is damaged.
+    """
+    path = folder / "metrics.jsonl"
+    try:
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged: {error}") from error
 
 
 def read_result(folder: Path) -> dict[str, Any]:

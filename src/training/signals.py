@@ -31,8 +31,9 @@ class StopSignals:
     """Within `with StopSignals() as stop`, a signal acts where `stop.allowed()` says so, and waits elsewhere.
 
     SIGUSR2 counts if somebody waits for it, as submitit does in a Slurm job to put it back into the queue: who that is
-    gets the signal on leaving, when the run has been saved. SIGHUP does not count where it is ignored, as under nohup;
-    and no signal does in a thread other than the main one, which is the one that gets them.
+    gets the signal on leaving, when the run has been saved. What is ignored does not count: SIGHUP under nohup, SIGINT
+    in the background of a script. And no signal does in a thread other than the main one, which is the one that gets
+    them.
     """
 
     def __init__(self):
@@ -41,8 +42,7 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         self.hand_on = getattr(signal, "SIGUSR2", None)  # Windows has none
-        hangup = getattr(signal, "SIGHUP", None)
-        numbers = [n for n in SIGNALS if n != hangup or signal.getsignal(n) != signal.SIG_IGN]
+        numbers = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         if self.hand_on and callable(signal.getsignal(self.hand_on)):
             numbers.append(self.hand_on)
         if threading.current_thread() is not threading.main_thread():
@@ -64,10 +64,10 @@ class StopSignals:
     @contextmanager
     def allowed(self) -> Iterator[None]:
         """Raises `Stopped` if a signal has come before or comes within."""
-        if self.received:
-            raise Stopped(self.received)
         self.can_stop = True
         try:
+            if self.received:
+                raise Stopped(self.received)
             yield
         finally:
             self.can_stop = False
