@@ -14,7 +14,7 @@ from src.config.values import Config
 from src.datasets.batches import Examples
 from src.layers.stack import dense_layers
 from src.methods.supervised import FFNet
-from src.training.optimiser import make_optimizer
+from src.training.optimiser import SGD, make_optimizer
 
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 INPUT_DIM, HIDDEN_DIMS, BATCH = 30, [17, 9, 13], 6
@@ -41,7 +41,7 @@ def small_net(
     return kind(dense_layers(input_dim, hidden_dims, generator=torch.Generator().manual_seed(seed), **options))
 
 
-def optimizer_for(net: nn.Module, **options) -> torch.optim.SGD:
+def optimizer_for(net: nn.Module, **options) -> SGD:
     """With rates and decays that show after a few steps, where `options` does not say otherwise."""
     defaults = dict(**RATES, momentum=0.9, decay_in_momentum=False)
     return make_optimizer(net.named_parameters(), **(defaults | options))
@@ -82,7 +82,7 @@ def configured(way: str, *overrides: str) -> Config:
     return load(composed("model.hidden_dims=[20,12]", "precision=fp32", *WAYS[way].split(), *overrides))
 
 
-def update(net: nn.Module, optimizer: torch.optim.SGD, seed: int, size: int = 20) -> dict[str, torch.Tensor]:
+def update(net: nn.Module, optimizer: SGD, seed: int, size: int = 20) -> dict[str, torch.Tensor]:
     """A step of the net's method with a batch of 28 x 28 pixels and negatives that no generator draws."""
     images, labels, wrong = (part.to(next(net.parameters()).device) for part in tensors(seed, size, dim=784))
     method = sys.modules[type(net).__module__]

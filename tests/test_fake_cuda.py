@@ -12,6 +12,7 @@ from src.datasets.batches import Examples
 from src.experiment import new_net, phases_of
 from src.negatives import masks
 from src.training.epochs import _update
+from src.training.optimiser import SGD
 
 pytestmark = pytest.mark.skipif(torch.version.cuda is None, reason="this build of torch is for CPUs")
 BATCH, COUNT = 10, 40
@@ -28,7 +29,7 @@ def fake_examples() -> Examples:
     return Examples(images, torch.empty(COUNT, dtype=torch.int64, device="cuda"))
 
 
-def what_it_updates_is_on_the_gpu(optimizer: torch.optim.SGD) -> None:
+def what_it_updates_is_on_the_gpu(optimizer: SGD) -> None:
     for group in optimizer.param_groups:
         tensors = [group["lr"], *group["params"], *(parameter.grad for parameter in group["params"])]
         assert {tensor.device.type for tensor in tensors} == {"cuda"}
@@ -37,7 +38,7 @@ def what_it_updates_is_on_the_gpu(optimizer: torch.optim.SGD) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("way", WAYS)
 def test_steps_and_scores_stay_on_the_gpu(monkeypatch, way, precision):
-    monkeypatch.setattr(torch.optim.SGD, "step", what_it_updates_is_on_the_gpu)  # fake tensors know no fused update
+    monkeypatch.setattr(SGD, "step", what_it_updates_is_on_the_gpu)  # fake tensors know no fused update
     exponential, baddbmm = torch.Tensor.exponential_, torch.baddbmm  # .. nor these a generator or a dtype
     monkeypatch.setattr(torch.Tensor, "exponential_", lambda x, *, generator: exponential(x))
     monkeypatch.setattr(torch, "baddbmm", lambda x, a, b, out=None, **_: baddbmm(x, a.float(), b.float()))
@@ -49,7 +50,7 @@ def test_steps_and_scores_stay_on_the_gpu(monkeypatch, way, precision):
         examples = fake_examples()
         for phase in phases_of(config, net):
             totals = {}
-            update = partial(_update, phase.step, examples, 1, Generator(), totals)
+            update = partial(_update, phase, examples, 1, Generator(), totals)
             for batch in torch.empty(COUNT, dtype=torch.int64, device="cuda").split(BATCH):
                 update(batch)
             assert {total.device.type for total in totals.values()} == {"cuda"}

@@ -15,7 +15,7 @@ from src.layers.products import linear, rows, significant, smooth_outer
 from src.layers.readout import Readout
 from src.methods import Published
 from src.training.epochs import Phase, step_figures
-from src.training.optimiser import descend, make_optimizer, momentum_of
+from src.training.optimiser import SGD, descend, make_optimizer, momentum_of
 
 SECTION = "3.1"
 SMALLEST_BATCH = 1
@@ -67,7 +67,7 @@ def new_net(*, hidden_dims: Sequence[int], generator: torch.Generator, matmul_dt
 @torch.no_grad()
 def step(
     net: BackpropNet,
-    optimizer: torch.optim.SGD,
+    optimizer: SGD,
     images: Tensor,
     labels: Tensor,
     masks: Sequence[Tensor] | None = None,

@@ -20,7 +20,7 @@ from src.negatives import wrong_labels
 from src.negatives.codes import NUM_CLASSES, embed, neutral, one_hot
 from src.training.compiling import RoundedWeights, compiled
 from src.training.epochs import Phase, step_figures
-from src.training.optimiser import descend, make_optimizer, momentum_of
+from src.training.optimiser import SGD, descend, make_optimizer, momentum_of
 
 SECTION = "3.3"
 SMALLEST_BATCH = 1
@@ -95,7 +95,7 @@ def new_net(*, hidden_dims: Sequence[int], **options) -> FFNet:
 @torch.no_grad()
 def step(
     net: FFNet,
-    optimizer: torch.optim.SGD,
+    optimizer: SGD,
     choose_wrong_labels: Callable[[Tensor, Tensor, Tensor], Tensor],
     images: Tensor,
     labels: Tensor,

@@ -23,7 +23,7 @@ from src.negatives import images as negative_images
 from src.negatives.masks import mixed, random_masks
 from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
-from src.training.optimiser import descend, make_optimizer, momentum_of
+from src.training.optimiser import SGD, descend, make_optimizer, momentum_of
 
 SECTION = "3.2"
 SMALLEST_BATCH = 2  # a hybrid is made of two images
@@ -110,9 +110,7 @@ def new_net(*, hidden_dims: Sequence[int], grids: Sequence[int] | None, field: i
 
 
 @torch.no_grad()
-def step(
-    net: UnsupervisedNet, optimizer: torch.optim.SGD, images: Tensor, negatives: Tensor, labels: Tensor
-) -> dict[str, Tensor]:
+def step(net: UnsupervisedNet, optimizer: SGD, images: Tensor, negatives: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """One update of the layers, and of the read-outs beside them; returns `step_figures`.
 
     Args:
@@ -132,7 +130,7 @@ def step(
 
 @torch.no_grad()
 def readout_step(
-    net: UnsupervisedNet, optimizer: torch.optim.SGD, images: Tensor, labels: Tensor, generator: torch.Generator
+    net: UnsupervisedNet, optimizer: SGD, images: Tensor, labels: Tensor, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """One update of the read-outs, which are all that `optimizer` has, while the layers stay as they are."""
     all_n = normalised(net.layers, length_normalise(images))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from src.datasets.batches import Examples, jitter, shuffled_batches, to_unit
 from src.training.cuda_graph import GraphedUpdate
-from src.training.optimiser import gain, set_gain
+from src.training.optimiser import SGD, gain, set_gain
 
 # An update from images in [0, 1] ([B, D]), labels ([B]) and a generator; it returns `step_figures`.
 Step = Callable[[Tensor, Tensor, torch.Generator], dict[str, Tensor]]
@@ -24,7 +24,7 @@ class Phase(NamedTuple):
     """So many epochs with one kind of update, whose rates fall to zero towards the end of them (`gain`)."""
 
     epochs: int
-    optimizer: torch.optim.SGD
+    optimizer: SGD
     step: Step
     readout_rate: str = "readout_learning_rate"  # which value the read-out's loss depends on
 

@@ -2,10 +2,34 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.sgd import sgd
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+class SGD:
+    """The step of torch.optim.SGD, without its start: making one of those imports torch's compiler, for two seconds."""
+
+    def __init__(self, param_groups: list[dict[str, Any]]):
+        self.param_groups = param_groups
+
+    def step(self) -> None:
+        for group in self.param_groups:
+            sgd(
+                group["params"],
+                [parameter.grad for parameter in group["params"]],
+                [None] * len(group["params"]),
+                fused=True,
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                momentum=0.0,
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+            )
 
 
 def gain(epoch: int, epochs: int) -> float:
@@ -22,7 +46,7 @@ def make_optimizer(
     readout_weight_decay: float,
     momentum: float,
     decay_in_momentum: bool,
-) -> torch.optim.SGD:
+) -> SGD:
     """W <- W + eps (g - wc W) for weights, b <- b + eps g for biases, and read-outs with rates of their own.
 
     `parameters` come with their names, on their device: those named readout... are the read-outs'; of the others, those
@@ -39,7 +63,7 @@ def make_optimizer(
         else:
             decays = "bias" not in name or decay_in_momentum
             groups[learning_rate, weight_decay if decays else 0.0].append(parameter)
-    return torch.optim.SGD(
+    return SGD(
         [
             {
                 "params": group,
@@ -51,12 +75,11 @@ def make_optimizer(
                 "gradient_momentum": momentum,
             }
             for (rate, decay), group in groups.items()
-        ],
-        fused=True,
+        ]
     )
 
 
-def set_gain(optimizer: torch.optim.SGD, value: float) -> None:
+def set_gain(optimizer: SGD, value: float) -> None:
     """Every learning rate = `value` times the one it started with."""
     for group in optimizer.param_groups:
         group["lr"].fill_(value * group["initial_lr"])
@@ -67,13 +90,13 @@ def averaged(net: nn.Module, epochs: int) -> AveragedModel | None:
     return AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / epochs)) if epochs else None
 
 
-def momentum_of(optimizer: torch.optim.SGD) -> float:
+def momentum_of(optimizer: SGD) -> float:
     """With which what learns smooths its gradients."""
     return optimizer.param_groups[0]["gradient_momentum"]
 
 
 @torch.no_grad()
-def descend(optimizer: torch.optim.SGD) -> None:
+def descend(optimizer: SGD) -> None:
     """The step of all weights, when all gradients have been smoothed."""
     for group in optimizer.param_groups:
         if group["smoothed_decay"]:
