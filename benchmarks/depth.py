@@ -16,9 +16,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+
 from src.config.errors import one_line_errors
 from src.results.statistics import summarise
 from src.results.tables import markdown, ranges, with_spread
+from src.training.device import describe, resolve_precision
 from src.training.log import REPOSITORY, read_json, read_result, write_json
 
 RUNS = {
@@ -82,14 +85,15 @@ def main() -> None:
     rows = read_json(arguments.file) if arguments.show or arguments.file.exists() else []
     if any(row["overrides"] != arguments.overrides for row in rows) and not arguments.show:
         sys.exit(f"error: {arguments.file} was measured with other overrides; name another file")
+    asked = [override.partition("=")[2] for override in arguments.overrides if override.startswith("precision=")]
+    cpu = torch.device("cpu")
+    here = {"hardware": describe(cpu), "precision": resolve_precision(*asked or ["auto"], cpu)}
+    if any(row[key] != value for row in rows for key, value in here.items()) and not arguments.show:
+        sys.exit(f"error: {arguments.file} was measured on other hardware, threads or precision; name another file")
     arguments.file.parent.mkdir(parents=True, exist_ok=True)
     for seed, depth, method in product([] if arguments.show else arguments.seeds, arguments.depths, RUNS):
         if not any((row["seed"], row["depth"], row["method"]) == (seed, depth, method) for row in rows):
             rows.append(measure(method, depth, seed, arguments.overrides))
-            if any(row[key] != rows[-1][key] for row in rows for key in ("hardware", "precision")):
-                sys.exit(
-                    f"error: {arguments.file} was measured on other hardware, threads or precision; name another file"
-                )
             write_json(arguments.file, rows)
     print(table(rows))
 

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch._inductor.config
 from torch.profiler import ProfilerActivity
 
 from benchmarks.depth import peak_resident_gb
@@ -508,6 +507,8 @@ def main() -> None:
     if arguments.show:
         print("\n\n".join(tables(read_json(path)) for path in arguments.show))
         return
+    import torch._inductor.config  # here, because this takes seconds
+
     torch._inductor.config.force_disable_caches = True  # what the compiler's start costs at first
     if arguments.epochs < 1:
         parser.error("--epochs must be at least 1")

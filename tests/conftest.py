@@ -17,11 +17,13 @@ from src.datasets.table import load
 
 # The tests' tensors are small; and the processes of tests/commands.py have one thread, too: the same bits.
 torch.set_num_threads(1)
+LONGEST = ("test_gpu_script", "test_depth", "test_sweeps", "test_extending")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of the trained net in one process, so that it is trained once."""
+    """What takes longest first; and all tests of the trained net in one process, so that it is trained once."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
     for item in items:
         if "learned" in item.fixturenames:
             item.add_marker(pytest.mark.xdist_group("learned"))

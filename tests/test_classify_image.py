@@ -2,7 +2,6 @@
 
 import itertools
 import shutil
-import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -11,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from commands import REPOSITORY, command
+from commands import command
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from pictures_of_digits import KINDS, SEVERAL, drawn, in_a_row, pictures, printed
@@ -339,12 +338,6 @@ def test_what_holds_no_digit_is_refused_with_the_reason(images):
         for number, image in enumerate(of_reason):
             with pytest.raises(DataError, match=reason):
                 print(reason, number, digits(image))  # what was not refused
-
-
-def test_training_does_not_import_opencv():
-    code = "import sys, main, src.experiment, src.evaluate, src.report; print('cv2' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.stdout == "False\n", done.stderr
 
 
 def test_a_run_without_a_whole_net_is_named(run_folder, test_set, tmp_path, monkeypatch):

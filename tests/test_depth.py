@@ -12,6 +12,8 @@ from src.config.values import ConfigError
 
 @pytest.fixture
 def measured(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as this process has; the runs are others
+
     def measured(*arguments):
         monkeypatch.setattr(sys, "argv", ["depth", str(tmp_path / "depth.json"), *arguments])
         depth.main()

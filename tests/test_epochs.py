@@ -12,7 +12,6 @@ import pytest
 import torch
 from nets import WAYS, configured, on_cuda, optimizer_for, small_net, tensors, updated
 from torch import nn
-from torch._dynamo.testing import CompileCounter
 
 import src.training.epochs
 from src import methods
@@ -26,7 +25,7 @@ from src.negatives.codes import embed, one_hot
 from src.training import compiling
 from src.training.checkpoint import load_model, save_model
 from src.training.cuda_graph import WARM_UPS, GraphedUpdate
-from src.training.epochs import Diverged, Phase, train_epochs
+from src.training.epochs import Diverged, Phase, step_figures, train_epochs
 
 COUNT, BATCH = 25, 10  # the last batch of an epoch has five examples
 every_way = pytest.mark.parametrize("way", WAYS)
@@ -120,6 +119,12 @@ def test_figures_are_means_over_examples(examples):
         assert figures["pairs_ordered_wrongly"][index] == pytest.approx((of_negative >= G).float().mean().item())
     # The read-out starts at zero and, with a rate of zero, stays there: ten classes alike.
     assert figures["readout_loss"] == pytest.approx(torch.tensor(10.0).log().item())
+
+
+def test_a_pair_of_equal_goodness_is_ordered_wrongly():
+    """As all are of a layer in which no unit fires."""
+    figures = step_figures([(torch.zeros(2), torch.tensor([0.0, 3.0, 0.0, 2.0]))], torch.tensor(0.0))
+    assert figures["pairs_ordered_wrongly"].tolist() == [1]
 
 
 def test_phases_follow_one_another(examples):
@@ -293,6 +298,8 @@ def test_without_a_compiler_that_is_said(monkeypatch, examples, way):
 
 @pytest.mark.xdist_group("compiled")
 def test_every_run_of_a_long_sweep_is_compiled(monkeypatch):
+    from torch._dynamo.testing import CompileCounter  # here, because this takes seconds
+
     monkeypatch.setenv("CXX", sys.executable)
     counter = CompileCounter()
     for seed in range(10):

@@ -2,10 +2,10 @@
 
 import json
 import sys
-import time
 
 import pytest
 from commands import REPOSITORY, command
+from failing_parts import failing, hanging
 
 from benchmarks import gpu
 from benchmarks.parts import each, measured
@@ -57,19 +57,9 @@ def test_a_part_that_fails_loses_itself_alone(tmp_path, few_images):
     assert done.stdout.count("DataError") == 1
 
 
-def hanging(seconds):
-    yield "before", "1", ""
-    time.sleep(seconds)
-
-
-def failing(name):
-    yield name, "1", ""
-    raise ValueError(f"no {name}\nand more")
-
-
 def test_what_was_known_before_a_failure_is_kept():
-    late = measured(hanging, 100, limit=12)
-    assert late["rows"] == [["before", "1", ""]] and late["error"] == "error: ended after 12 s" and late["seconds"] < 40
+    late = measured(hanging, 100, limit=4)
+    assert late["rows"] == [["before", "1", ""]] and late["error"] == "error: ended after 4 s" and late["seconds"] < 40
     failed = measured(failing, "luck", limit=60)
     assert failed["rows"] == [["luck", "1", ""]] and failed["error"] == "error: ValueError: no luck"
     assert list(each("ab", failing))[1::2] == [

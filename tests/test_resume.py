@@ -1,6 +1,7 @@
 """Runs that survive: killed, stopped or resumed, on real images and in real processes, they end with the same bits."""
 
 import copy
+import dataclasses
 import errno
 import fcntl
 import io
@@ -52,6 +53,7 @@ from src.training.checkpoint import (
 )
 from src.training.epochs import check_finite
 from src.training.log import read_metrics, read_result
+from src.training.signals import SIGNALS
 
 EPOCHS = 7
 OVERRIDES = [
@@ -110,7 +112,7 @@ def test_ctrl_c_says_how_to_go_on_and_so_it_does(start, tmp_path, overrides, who
 TRIALS = """
 import os, random, signal, sys, time
 from pathlib import Path
-import torch, torch._dynamo  # before the processes part, as importing takes longest
+import torch
 from src import experiment
 from src.config.loading import composed, load
 
@@ -166,6 +168,48 @@ def test_averaged_weights_are_tested_kept_and_resumed(tmp_path, overrides):
     assert_same_run(resumed, whole)
 
 
+def test_averaged_weights_are_validated_too(monkeypatch, tmp_path, overrides):
+    validated, scores_for = [], experiment.scores_for
+
+    def recorded(scores, net, *arguments):
+        validated.append({name: tensor.clone() for name, tensor in net.state_dict().items()})
+        return scores_for(scores, net, *arguments)
+
+    monkeypatch.setattr(experiment, "scores_for", recorded)
+    some = ["training.average_epochs=3", "data.validation_images=100", "evaluation.every=3"]
+    run(composed(*overrides, *some), tmp_path)
+    *_, last, tested = validated
+    assert len(validated) == 4 and all(torch.equal(last[name], tested[name]) for name in tested)
+    latest = load_checkpoint(tmp_path, torch.device("cpu"))["state"]["model"]
+    assert not torch.equal(last["layers.0.weight"], latest["layers.0.weight"])
+
+
+def test_only_training_counts_as_seconds_of_training(monkeypatch, tmp_path, overrides):
+    now, scores_for = [0], experiment.scores_for
+
+    def one_second_later():
+        now[0] += 1
+        return now[0]
+
+    def slow_scores(*arguments):
+        now[0] += 1000
+        return scores_for(*arguments)
+
+    monkeypatch.setattr(experiment, "time", SimpleNamespace(perf_counter=one_second_later))
+    monkeypatch.setattr(experiment, "scores_for", slow_scores)
+    result = run(composed(*overrides, "data.validation_images=100", "evaluation.every=2"), tmp_path)
+    assert (result["train_seconds"], result["seconds_per_epoch"]) == (EPOCHS, 1)
+
+
+def test_the_seed_decides_what_is_random_in_training_too(monkeypatch, tmp_path, overrides):
+    new_net = experiment.new_net
+    monkeypatch.setattr(experiment, "new_net", lambda config: new_net(dataclasses.replace(config, seed=0)))
+    for folder, seed in (("one", 1), ("again", 1), ("other", 2)):
+        run(composed(*overrides, "training.epochs=1", f"seed={seed}"), tmp_path / folder)
+    one, again, other = (read_metrics(tmp_path / folder) for folder in ("one", "again", "other"))
+    assert one == again != other
+
+
 def test_killed_at_random_moments(tmp_path, overrides, whole):
     """10 times by SIGKILL and twice by SIGTERM, anywhere between start and end."""
     seconds = read_result(whole)["train_seconds"] + 0.1  # and testing
@@ -191,9 +235,10 @@ def test_a_signal_after_the_last_step_stops_the_run_too(monkeypatch, tmp_path, o
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(experiment, "save", save_and_be_stopped)
-    config = composed(*overrides)
+    config, before = composed(*overrides), [signal.getsignal(number) for number in SIGNALS]
     with pytest.raises(SystemExit) as stopped:
         run(config, tmp_path)
+    assert [signal.getsignal(number) for number in SIGNALS] == before
     assert stopped.value.code == 143 and not (tmp_path / "result.json").exists()
     run(config, tmp_path, resume=True)
     assert_same_run(tmp_path, whole)
@@ -657,6 +702,12 @@ def test_the_checkpoint_before_is_kept(tmp_path):
     assert load_checkpoint(tmp_path, torch.device("cpu"))["epoch"] == 3
     assert torch.load(tmp_path / PREVIOUS, weights_only=True)["epoch"] == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == [LATEST, PREVIOUS]
+
+
+def test_another_file_in_the_place_of_a_checkpoint_is_named(tmp_path, overrides, whole):
+    torch.save({"epoch": 3}, last_but_one(whole, tmp_path))
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/{LATEST} is no checkpoint of a run$"):
+        run(composed(*overrides), tmp_path, resume=True)
 
 
 def test_a_loss_that_diverges_ends_the_run_with_its_layer(tmp_path, overrides):
