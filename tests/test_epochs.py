@@ -246,6 +246,19 @@ def test_compiled_steps_train_as_they_do_otherwise(monkeypatch, examples, way):
 
 
 @pytest.mark.xdist_group("compiled")
+def test_compiled_steps_in_bf16_differ_by_rounding_alone(monkeypatch, examples):
+    monkeypatch.setenv("CXX", sys.executable)
+    monkeypatch.setattr(supervised, "compiled", partial(compiling.compiled, backend="aot_eager"))
+    overrides = ("precision=bf16", "training.compile=true"), ("precision=bf16", "training.compile=false")
+    nets = []
+    for net, epochs in (epochs_as("supervised", examples, *how, batch_size=BATCH) for how in overrides):
+        list(epochs)
+        nets.append(net)
+    for a, b in zip(*(net.parameters() for net in nets), strict=True):
+        assert (a - b).norm() <= 0.02 * b.norm()
+
+
+@pytest.mark.xdist_group("compiled")
 @pytest.mark.parametrize("way", COMPILED)
 def test_all_compiling_is_done_before_a_capture(monkeypatch, examples, way):
     compiled_before = []

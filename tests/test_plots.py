@@ -226,6 +226,8 @@ def test_learning_curves_of_what_there_is(layered, rules, titles):
         record |= {"validation_errors": rules, "validation_images": 50}
     axes = {axis.get_title(): axis for axis in figures.draw_learning_curve(metrics).axes}
     assert list(axes) == titles
+    for title, of_layers in zip(LAYERS if layered else [], ([2.0, 1.0], [50.0, 25.0]), strict=False):
+        assert [list(line.get_ydata()) for line in axes[title].lines] == [[y] * layered for y in of_layers]
     if "Softmax over the classes" in axes:
         assert list(axes["Softmax over the classes"].lines[0].get_ydata()) == [3.0, 2.9, 2.8, 2.7]
     if "Validation error" in axes:
