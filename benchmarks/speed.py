@@ -507,9 +507,9 @@ def main() -> None:
     if arguments.show:
         print("\n\n".join(tables(read_json(path)) for path in arguments.show))
         return
-    import torch._inductor.config  # here, because this takes seconds
+    from torch._inductor import config as inductor  # here, because this takes seconds
 
-    torch._inductor.config.force_disable_caches = True  # what the compiler's start costs at first
+    inductor.force_disable_caches = True  # what the compiler's start costs at first
     if arguments.epochs < 1:
         parser.error("--epochs must be at least 1")
     device = resolve_device(arguments.device)

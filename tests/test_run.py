@@ -24,6 +24,7 @@ from src.config.values import ConfigError
 from src.datasets.table import load_test
 from src.experiment import run
 from src.methods import supervised
+from src.results.tables import result_table
 from src.training.log import read_metrics, read_result
 from src.training.validation import count_errors, scores_for
 
@@ -204,7 +205,7 @@ def test_nothing_is_imported_before_it_is_needed(tmp_path, mnist_root):
         early = [name for name in sys.modules if name.startswith(("src.layers", "src.methods.", "src.training.epochs"))]
         assert not early, early
         assert dict(os.environ) == before
-        import src.experiment
+        import src.evaluate, src.experiment, src.report
         def epoch(*_):
             slow = {"cv2", "matplotlib", "pandas", "PIL", "scipy", "tensorboard", "torch._dynamo", "torchvision"}
             found = slow & set(sys.modules)
@@ -237,6 +238,12 @@ def test_every_experiment_runs(tmp_path, few_images):
         assert result["readout_epochs"] == (20 if result["method"] == "unsupervised" else 0)
         errors = [result[key] for key in result if key.startswith("test_errors_")]
         assert errors and all(0 < count < 1000 for count in errors)
+
+
+@pytest.mark.parametrize("method", ["backprop", "recurrent"])
+def test_one_hidden_layer_is_enough_where_no_rule_leaves_it_out(tmp_path, few_images, method):
+    values = ["model.hidden_dims=[16]", "training.epochs=1", "device=cpu", "logging.pictures=false"]
+    assert "1 x 16" in result_table(run(composed(f"method={method}", *values, *few_images), tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -310,13 +317,13 @@ def test_a_gpu_that_another_process_has_to_itself_is_one_line():
         raise RuntimeError(refused)
 
 
-def test_runs_that_start_at_once_get_folders_and_records_of_their_own(tmp_path, few_images):
+def test_runs_that_start_at_once_get_folders_and_records_of_their_own(start, tmp_path, few_images):
     """Three with one name for their folders; and with a relative data.root, which hydra.job.chdir leaves alone."""
     up = os.path.relpath("/", REPOSITORY)
     few_images = [override.replace("data.root=", f"data.root={up}") for override in few_images]
     place = [f'hydra.run.dir="${{new_folder:{tmp_path}/at/run}}"', "hydra.job.chdir=true"]
     processes = [
-        subprocess.Popen(
+        start(
             [sys.executable, "-m", "main", *SMALL, *few_images, *place, f"seed={seed}"],
             cwd=REPOSITORY, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )
