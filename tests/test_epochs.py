@@ -275,7 +275,7 @@ def test_all_compiling_is_done_before_a_capture(monkeypatch, examples, way):
     monkeypatch.setenv("CXX", sys.executable)
     stand_in_for_graphs(monkeypatch, lambda generator: None, capture)
     method = methods.named(configured(way).method)
-    monkeypatch.setattr(method, "compiled", partial(compiling.compiled, backend="aot_eager"))
+    monkeypatch.setattr(method, "compiled", partial(compiling.compiled, backend="eager"))
     torch._dynamo.utils.counters.clear()
     _, epochs = epochs_as(way, examples, "training.compile=true", batch_size=BATCH, cuda_graph=True)
     for _ in range(3):

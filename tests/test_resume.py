@@ -138,9 +138,9 @@ def attempt(out_dir, after=None, number=None):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 random.seed(0)
-for trial in range(12):
+for trial in range(8):
     out_dir = folder / str(trial)
-    number = signal.SIGKILL if trial < 10 else signal.SIGTERM
+    number = signal.SIGKILL if trial < 6 else signal.SIGTERM
     status = attempt(out_dir, random.uniform(0, seconds), number)
     print(trial, status, flush=True)
     if not (out_dir / "result.json").exists():
@@ -211,7 +211,7 @@ def test_the_seed_decides_what_is_random_in_training_too(monkeypatch, tmp_path, 
 
 
 def test_killed_at_random_moments(tmp_path, overrides, whole):
-    """10 times by SIGKILL and twice by SIGTERM, anywhere between start and end."""
+    """Six times by SIGKILL and twice by SIGTERM, anywhere between start and end."""
     seconds = read_result(whole)["train_seconds"] + 0.1  # and testing
     done = subprocess.run(
         [sys.executable, "-c", TRIALS, str(tmp_path), " ".join(overrides), str(seconds)],
@@ -219,10 +219,10 @@ def test_killed_at_random_moments(tmp_path, overrides, whole):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     ended = [int(status) for status in re.findall(r"^\d+ (-?\d+)$", done.stdout, re.MULTILINE)]
-    assert len(ended) == 12
-    assert set(ended[:10]) <= {-9, 0} and ended.count(-9) >= 5
-    assert set(ended[10:]) <= {143, -15, 0}  # before training starts, SIGTERM ends a process as ever
-    for trial in range(12):
+    assert len(ended) == 8
+    assert set(ended[:6]) <= {-9, 0} and ended.count(-9) >= 3
+    assert set(ended[6:]) <= {143, -15, 0}  # before training starts, SIGTERM ends a process as ever
+    for trial in range(8):
         assert_same_run(tmp_path / str(trial), whole)
 
 

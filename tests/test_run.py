@@ -145,12 +145,6 @@ def test_pictures_are_drawn_again(learned, mnist_root, tmp_path, monkeypatch, ca
     assert done.stdout.splitlines() == [str(tmp_path / picture) for picture in PICTURES]
     for picture in PICTURES:
         assert (tmp_path / picture).read_bytes() == (learned[0] / picture).read_bytes()
-    metrics = (tmp_path / "metrics.jsonl").rename(tmp_path / "metrics")
-    monkeypatch.setattr(sys, "argv", ["plots", str(tmp_path), "--data-root", str(mnist_root)])
-    plots.main()
-    drawn = [Path(line).name for line in capsys.readouterr().out.splitlines()]
-    assert drawn == [picture for picture in PICTURES if picture != "learning_curve.png"]
-    metrics.rename(tmp_path / "metrics.jsonl")
     (tmp_path / "model.pt").unlink()
     (tmp_path / "result.json").unlink()
     whole = (tmp_path / "metrics.jsonl").read_text()
@@ -318,7 +312,7 @@ def test_a_gpu_that_another_process_has_to_itself_is_one_line():
 
 
 def test_runs_that_start_at_once_get_folders_and_records_of_their_own(start, tmp_path, few_images):
-    """Three with one name for their folders; and with a relative data.root, which hydra.job.chdir leaves alone."""
+    """Two with one name for their folders; and with a relative data.root, which hydra.job.chdir leaves alone."""
     up = os.path.relpath("/", REPOSITORY)
     few_images = [override.replace("data.root=", f"data.root={up}") for override in few_images]
     place = [f'hydra.run.dir="${{new_folder:{tmp_path}/at/run}}"', "hydra.job.chdir=true"]
@@ -327,17 +321,17 @@ def test_runs_that_start_at_once_get_folders_and_records_of_their_own(start, tmp
             [sys.executable, "-m", "main", *SMALL, *few_images, *place, f"seed={seed}"],
             cwd=REPOSITORY, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )
-        for seed in range(3)
+        for seed in range(2)
     ]  # fmt: skip
     for process in processes:
         assert (process.communicate(timeout=170)[1], process.returncode) == ("", 0)
     folders = sorted((tmp_path / "at").iterdir())
-    assert [folder.name for folder in folders] == ["run", "run_2", "run_3"]
+    assert [folder.name for folder in folders] == ["run", "run_2"]
     for folder in folders:
         seed = read_result(folder)["seed"]
         assert f"seed={seed}" in (folder / ".hydra" / "overrides.yaml").read_text()
         assert (folder / "main.log").read_text().count(f"run in {folder}\n") == 1
-    assert {read_result(folder)["seed"] for folder in folders} == {0, 1, 2}
+    assert {read_result(folder)["seed"] for folder in folders} == {0, 1}
 
 
 @pytest.mark.parametrize("arguments", [["--epochs", "20"], ["--epochs=20"], ["--training.epochs", "20", "seed=1"]])

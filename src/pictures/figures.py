@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib import colormaps
@@ -101,8 +102,8 @@ def draw_goodness(positive: Tensor, negative: Tensor, thresholds: Sequence[float
         limits = torch.quantile(torch.cat(goodnesses), torch.tensor([0.001, 0.999]))
         bins = torch.linspace(limits[0].item(), limits[1].item(), 61).tolist()
         for values, colour, name in zip(goodnesses, (POSITIVE, NEGATIVE), names, strict=True):
-            weights = [100 / len(values)] * len(values)
-            axis.hist(values.clamp(*limits).numpy(), bins=bins, weights=weights, color=colour, alpha=0.6, label=name)
+            shares = np.full(len(values), 100 / len(values))
+            axis.hist(values.clamp(*limits).numpy(), bins=bins, weights=shares, color=colour, alpha=0.6, label=name)
         axis.axvline(theta, color="black", linestyle="--", label=f"threshold {theta:g}")
         axis.set(title=f"Layer {layer}", xlabel="goodness", ylabel="test cases (%)")
         axis.set_ylim(top=1.4 * axis.get_ylim()[1])  # room for the legend
