@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from src.datasets.table import load
 
 # The tests' tensors are small; and the processes of tests/commands.py have one thread, too: the same bits.
 torch.set_num_threads(1)
+# Ctrl-C is tested, and ignored in the background of a shell script, from which pytest may have been started.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 LONGEST = ("test_gpu_script", "test_depth", "test_sweeps", "test_extending")
 
 
