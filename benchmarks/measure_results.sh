@@ -22,14 +22,16 @@ measure() { # FOLDER OVERRIDE...
 
 for seed in $seeds; do
     measure "minute/seed$seed" experiment=minute precision=fp32 seed="$seed"
-    for experiment in quick backprop loewex local_receptive_fields paper paper_fast unsupervised recurrent; do
+    for experiment in quick backprop loewex local_receptive_fields unsupervised recurrent; do
         measure "$experiment/seed$seed" experiment="$experiment" seed="$seed"
     done
     measure "minute_bf16/seed$seed" experiment=minute precision=bf16 seed="$seed"
     measure "matlab_50000/seed$seed" experiment=matlab seed="$seed"
     measure "matlab_60000/seed$seed" experiment=matlab data.validation_images=0 seed="$seed"
-    next=$((seed + 1)) # seed 0 chose the values of record
-    measure "record/seed$next" experiment=record seed="$next"
+    next=$((seed + 1)) # seed 0 chose the rates and the values of record
+    for experiment in paper paper_fast record; do
+        measure "$experiment/seed$next" experiment="$experiment" seed="$next"
+    done
     measure "backprop_record/seed$next" experiment=backprop training.epochs=150 training.input_dropout=0.2 seed="$next"
     for negatives in hard uniform; do # docs/study.md
         measure "negatives/$negatives/seed$seed" name=negatives experiment=quick training.negatives="$negatives" seed="$seed"
@@ -40,9 +42,9 @@ for seed in $seeds; do
     done
 done
 for seed in $seeds; do # last, as each takes hours
-    next=$((seed + 1)) # seed 0 chose record_jitter
+    next=$((seed + 1))
     measure "record_jitter/seed$next" experiment=record_jitter seed="$next"
-    measure "paper_jitter/seed$seed" experiment=paper_jitter seed="$seed"
+    measure "paper_jitter/seed$next" experiment=paper_jitter seed="$next"
 done
 
 python -m src.report results

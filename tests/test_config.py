@@ -48,9 +48,9 @@ def test_the_default_is_the_matlab_recipe():
 @pytest.mark.parametrize(
     ("experiment", "method", "hidden_dims", "epochs", "learning_rate", "jitter", "negatives", "images"),
     [
-        ("paper", "supervised", [2000] * 4, 60, 0.01, 0, "hard", 60_000),
-        ("paper_fast", "supervised", [2000] * 4, 40, 0.02, 0, "hard", 60_000),
-        ("paper_jitter", "supervised", [2000] * 4, 500, 0.01, 2, "hard", 60_000),
+        ("paper", "supervised", [2000] * 4, 60, 0.005, 0, "hard", 60_000),
+        ("paper_fast", "supervised", [2000] * 4, 40, 0.01, 0, "hard", 60_000),
+        ("paper_jitter", "supervised", [2000] * 4, 500, 0.005, 2, "hard", 60_000),
         ("matlab", "supervised", [1000] * 3, 100, 0.01, 0, "hard", 50_000),
         ("loewex", "supervised", [1000] * 3, 100, 0.01, 0, "uniform", 50_000),
         ("unsupervised", "unsupervised", [2000] * 4, 100, 0.01, 0, "hybrids", 60_000),
