@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from src.config.errors import one_line_errors
+from src.config.loading import composed
 from src.results.statistics import summarise
 from src.results.tables import markdown, ranges, with_spread
 from src.training.device import describe, resolve_precision
@@ -85,9 +86,8 @@ def main() -> None:
     rows = read_json(arguments.file) if arguments.show or arguments.file.exists() else []
     if any(row["overrides"] != arguments.overrides for row in rows) and not arguments.show:
         sys.exit(f"error: {arguments.file} was measured with other overrides; name another file")
-    asked = [override.partition("=")[2] for override in arguments.overrides if override.startswith("precision=")]
-    cpu = torch.device("cpu")
-    here = {"hardware": describe(cpu), "precision": resolve_precision(*asked or ["auto"], cpu)}
+    cpu, asked = torch.device("cpu"), composed(*arguments.overrides).precision
+    here = {"hardware": describe(cpu), "precision": resolve_precision(asked, cpu)}
     if any(row[key] != value for row in rows for key, value in here.items()) and not arguments.show:
         sys.exit(f"error: {arguments.file} was measured on other hardware, threads or precision; name another file")
     arguments.file.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ for seed in $seeds; do
     for experiment in quick backprop loewex local_receptive_fields unsupervised recurrent; do
         measure "$experiment/seed$seed" experiment="$experiment" seed="$seed"
     done
+    measure "paper_matlab_rate/seed$seed" experiment=paper training.learning_rate=0.01 seed="$seed"
     measure "minute_bf16/seed$seed" experiment=minute precision=bf16 seed="$seed"
     measure "matlab_50000/seed$seed" experiment=matlab seed="$seed"
     measure "matlab_60000/seed$seed" experiment=matlab data.validation_images=0 seed="$seed"
