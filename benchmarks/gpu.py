@@ -40,7 +40,8 @@ from src.training.device import describe, resolve_device, resolve_precision
 from src.training.log import provenance, read_json, write_json
 from src.training.validation import count_errors, scores_for
 
-SECONDS = {"tests": 80, "experiments": 110, "resume": 70, "timings": 130, "compiled": 120}  # for each part, in order
+# For each part, in order.
+SECONDS = {"tests": 40, "experiments": 90, "resume": 80, "timings": 80, "runs": 110, "compiled": 110}
 CUDA_TESTS = ["tests/test_epochs.py", "tests/test_layers.py", "-k", "cuda or host_never_waits"]
 ONE_OF_EACH = ["paper", "recurrent", "unsupervised", "local_receptive_fields", "backprop"]
 QUICK = ("model.hidden_dims=[32,18,8]", "training.epochs=2", "data.validation_images=0")
@@ -118,7 +119,7 @@ def experiments(at: At) -> Iterator[Row]:
 
 
 def compiled(at: At) -> Iterator[Row]:
-    """Each that can be, beside the same without the compiler."""
+    """One of each kind that can be, beside the same without the compiler."""
 
     def rows(name: str) -> Iterator[Row]:
         config = at.config(f"experiment={name}")
@@ -131,7 +132,7 @@ def compiled(at: At) -> Iterator[Row]:
             value = f"{time.perf_counter() - started:.0f} s in all, {beside(ours, two_epochs(at, config, at.device))}"
         yield f"{name}, compiled", value, "as not compiled"
 
-    return each(at.experiments, rows)
+    return each([name for name in ONE_OF_EACH if name in at.experiments], rows)
 
 
 def resume(at: At) -> Iterator[Row]:
@@ -176,8 +177,29 @@ def kernels(running: Running, steps: int) -> tuple[float, float]:
     return len(events) / steps, 1 - sum(event.time_range.elapsed_us() for event in events) / 1e6 / seconds
 
 
+def of_kernels(at: At, name: str, how: str, *overrides: str) -> Iterator[Row]:
+    value = NEEDS_CUDA
+    if at.device == "cuda":
+        config = at.config(f"experiment={name}", *overrides)
+        examples = at.examples()[0][: 60 * config.training.batch_size]
+        count, idle = kernels(Running(examples, config, torch.device(at.device)), 60)
+        value = f"{count:.1f} a step, none runs {idle:.0%} of the time"
+    yield f"{name}, {how}, kernels", value, ""
+
+
+def runs(at: At) -> Iterator[Row]:
+    """From the first epoch to the last, compiled where there is a GPU."""
+
+    def rows(name: str) -> Iterator[Row]:
+        yield from whole_run(at, name, {"paper": "at most 10 s", "matlab": "at most 6 s"}[name])
+        yield from of_kernels(at, name, "compiled", "training.compile=true")
+
+    yield from each(["paper", "matlab"], rows)
+
+
 def whole_run(at: At, name: str, target: str) -> Iterator[Row]:
-    config, device = at.config(f"experiment={name}"), torch.device(at.device)
+    compiled = f"training.compile={'true' if at.device == 'cuda' else 'false'}"
+    config, device = at.config(f"experiment={name}", compiled), torch.device(at.device)
     examples, _, test = at.examples(config.data.validation_images)
     running = Running(examples, config, device, epochs=config.training.epochs)
     times = [time.perf_counter()]  # an epoch ends with its figures on the host
@@ -198,29 +220,30 @@ def timings(at: At) -> Iterator[Row]:
         first, *_, last = Running(examples, at.config(f"experiment={name}"), device).several(3)
         yield f"{name}, an epoch of {len(examples)}", f"{last:.2f} s, start {max(0.0, first - last):.2f} s", ""
 
-    def of_kernels(name: str) -> Iterator[Row]:
-        for graph in ("true", "false"):
-            what, config = f"{name}, graph {graph}", at.config(f"experiment={name}", f"training.cuda_graph={graph}")
-            if at.device != "cuda":
-                yield f"{what}, kernels", NEEDS_CUDA, ""
-                continue
-            count, idle = kernels(Running(at.examples()[0][: 60 * config.training.batch_size], config, device), 60)
-            yield f"{what}, kernels", f"{count:.1f} a step, none runs {idle:.0%} of the time", ""
+    def graphed_or_not(name: str) -> Iterator[Row]:
+        yield from of_kernels(at, name, "a graph", "training.cuda_graph=true")
+        yield from of_kernels(at, name, "no graph", "training.cuda_graph=false")
 
     def plain(workers: str) -> Iterator[Row]:
         sizes = {"batch_size": 100, "images": 2 * at.images, "workers": int(workers), "device": device}
         seconds = seconds_per_image(data(at.dataset, at.root, "cpu", 0)[0], [SIDE * SIDE, *NETS["matlab"]], **sizes)
         yield f"the plain way, 3 x 1000, {workers} loader processes", f"{60_000 * seconds:.1f} s an epoch of 60,000", ""
 
-    yield from each(["paper"], lambda name: whole_run(at, name, "at most 10 s"))
-    yield from each(["matlab"], lambda name: whole_run(at, name, "at most 6 s"))
-    yield from each(["recurrent", "unsupervised"], epoch)
-    yield from each(["matlab", "paper", "recurrent", "unsupervised"], of_kernels)
+    names = ["matlab", "paper", "recurrent", "unsupervised"]
+    yield from each(names, epoch)
+    yield from each(names, graphed_or_not)
     yield from each(["0", str(min(8, os.cpu_count() or 1))], plain)
 
 
 # What is compiled comes last: how long the compiler takes is least certain.
-PARTS = {"tests": tests, "experiments": experiments, "resume": resume, "timings": timings, "compiled": compiled}
+PARTS = {
+    "tests": tests,
+    "experiments": experiments,
+    "resume": resume,
+    "timings": timings,
+    "runs": runs,
+    "compiled": compiled,
+}
 
 
 def table(result: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ def measure(path, few_images, *arguments):
 def test_every_part_has_its_rows(tmp_path, few_images, monkeypatch, capsys):
     """The tests of CUDA are left out: they need no script to be skipped."""
     path = tmp_path / "gpu.json"
-    done = measure(path, few_images, "--parts", "experiments", "resume", "timings", "compiled")
+    done = measure(path, few_images, "--parts", "experiments", "resume", "timings", "runs", "compiled")
     assert done.returncode == 0, done.stderr
     result = json.loads(path.read_text(encoding="utf-8"))
     assert all(part["error"] is None for part in result["parts"].values()) and "error:" not in done.stdout
