@@ -70,9 +70,10 @@ class At(NamedTuple):
 
 def tests(at: At) -> Iterator[Row]:
     command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider", *CUDA_TESTS]
-    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    wide = os.environ | {"COLUMNS": "400"}  # or the names leave no room for what went wrong
+    done = subprocess.run(command, cwd=REPOSITORY, env=wide, stdout=subprocess.PIPE, text=True)
     for failed in re.findall(r"^(?:FAILED|ERROR) (.*)", done.stdout, re.MULTILINE):
-        yield "a test", failed.replace("|", "/")[:200], ""
+        yield "a test", failed.replace("|", "/")[:300], ""
     yield "tests of CUDA", (done.stdout.splitlines() or [f"error: pytest ended with {done.returncode}"])[-1], "all pass"
 
 
