@@ -44,6 +44,7 @@ from src.training.validation import count_errors, scores_for
 SECONDS = {"tests": 40, "experiments": 90, "resume": 80, "timings": 80, "runs": 110, "compiled": 110}
 CUDA_TESTS = ["tests/test_epochs.py", "tests/test_layers.py", "-k", "cuda or host_never_waits"]
 ONE_OF_EACH = ["paper", "recurrent", "unsupervised", "local_receptive_fields", "backprop"]
+SHORT = 8  # epochs, after which two runs of other random numbers differ by no more than a few points
 QUICK = ("model.hidden_dims=[32,18,8]", "training.epochs=2", "data.validation_images=0")
 NEEDS_CUDA = "needs CUDA"
 data = cache(load)
@@ -83,14 +84,14 @@ def test_error(config: Config, net: torch.nn.Module, examples: Examples) -> floa
     return 100 * next(iter(count_errors(scores, examples).values())) / len(examples)
 
 
-def two_epochs(at: At, config: Config, device: str) -> dict[str, float]:
-    """Losses of the second epoch and its seconds; the error (in percent) after it, on images of the training file."""
+def short_run(at: At, config: Config, device: str) -> dict[str, float]:
+    """Losses of the last of SHORT epochs and its seconds; the error (in percent) after it, on other training images."""
     examples, validation, _ = (part[: at.images].to(device) for part in at.examples(at.images))
     running = Running(examples, config, torch.device(device))
-    next(running.epochs)
-    started = time.perf_counter()
-    figures = next(running.epochs)
-    seconds = time.perf_counter() - started
+    for _ in range(SHORT):
+        started = time.perf_counter()
+        figures = next(running.epochs)
+        seconds = time.perf_counter() - started
     losses = {"loss": sum(figures["loss"])} if figures["loss"] else {}
     losses["read-out"] = figures["readout_loss"]
     return losses | {"error": test_error(config, running.net, validation), "seconds": seconds}
@@ -109,11 +110,11 @@ def experiments(at: At) -> Iterator[Row]:
     """Each beside the CPU, whose random numbers are others: figures are alike, not equal."""
 
     def rows(name: str) -> Iterator[Row]:
-        on_cpu = two_epochs(at, at.config(f"experiment={name}", device="cpu"), "cpu")
-        ours = two_epochs(at, at.config(f"experiment={name}"), at.device)
+        on_cpu = short_run(at, at.config(f"experiment={name}", device="cpu"), "cpu")
+        ours = short_run(at, at.config(f"experiment={name}"), at.device)
         yield name, beside(ours, on_cpu), "as on the CPU"
         if at.device == "cuda":
-            ungraphed = two_epochs(at, at.config(f"experiment={name}", "training.cuda_graph=false"), at.device)
+            ungraphed = short_run(at, at.config(f"experiment={name}", "training.cuda_graph=false"), at.device)
         yield f"{name}, no graph", beside(ungraphed, on_cpu) if at.device == "cuda" else NEEDS_CUDA, "as on the CPU"
 
     return each(at.experiments, rows)
@@ -129,8 +130,8 @@ def compiled(at: At) -> Iterator[Row]:
         value = NEEDS_CUDA
         if at.device == "cuda":
             started = time.perf_counter()
-            ours = two_epochs(at, at.config(f"experiment={name}", "training.compile=true"), at.device)
-            value = f"{time.perf_counter() - started:.0f} s in all, {beside(ours, two_epochs(at, config, at.device))}"
+            ours = short_run(at, at.config(f"experiment={name}", "training.compile=true"), at.device)
+            value = f"{time.perf_counter() - started:.0f} s in all, {beside(ours, short_run(at, config, at.device))}"
         yield f"{name}, compiled", value, "as not compiled"
 
     return each([name for name in ONE_OF_EACH if name in at.experiments], rows)
