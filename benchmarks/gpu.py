@@ -191,17 +191,18 @@ def of_kernels(at: At, name: str, how: str, *overrides: str) -> Iterator[Row]:
 
 def runs(at: At) -> Iterator[Row]:
     """From the first epoch to the last, compiled where there is a GPU."""
+    targets = {"paper": "at most 10 s", "matlab": "at most 6 s"}
 
     def rows(name: str) -> Iterator[Row]:
-        yield from whole_run(at, name, {"paper": "at most 10 s", "matlab": "at most 6 s"}[name])
+        yield from whole_run(at, name, targets[name])
         yield from of_kernels(at, name, "compiled", "training.compile=true")
 
-    yield from each(["paper", "matlab"], rows)
+    yield from each(targets, rows)
 
 
 def whole_run(at: At, name: str, target: str) -> Iterator[Row]:
-    compiled = f"training.compile={'true' if at.device == 'cuda' else 'false'}"
-    config, device = at.config(f"experiment={name}", compiled), torch.device(at.device)
+    compiling = ["training.compile=true"] if at.device == "cuda" else []
+    config, device = at.config(f"experiment={name}", *compiling), torch.device(at.device)
     examples, _, test = at.examples(config.data.validation_images)
     running = Running(examples, config, device, epochs=config.training.epochs)
     times = [time.perf_counter()]  # an epoch ends with its figures on the host

@@ -322,6 +322,18 @@ def test_every_run_of_a_long_sweep_is_compiled(monkeypatch):
     assert counter.frame_count == 10
 
 
+@pytest.mark.xdist_group("compiled")
+def test_tf32_is_not_advised(monkeypatch, recwarn):
+    from torch._inductor.compile_fx import _warn_tf32_disabled  # here, because this takes seconds
+
+    monkeypatch.setenv("CXX", sys.executable)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    compiling.compiled(supervised.step, torch.device("cpu"))
+    _warn_tf32_disabled.__wrapped__()  # it warns once a process
+    assert not [warning for warning in recwarn if "TensorFloat32" in str(warning.message)]
+
+
 def test_what_a_gpu_needs_is_said(monkeypatch):
     for found, what in ((None, "no Triton; pip install"), (True, r"no no-such-compiler; install a C compiler, .* CC$")):
         monkeypatch.setattr(compiling, "find_spec", lambda name, found=found: found)

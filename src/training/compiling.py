@@ -34,7 +34,7 @@ def compiled(step: Callable, device: torch.device, backend: str = "inductor") ->
         )
     # `significant` does not break the graph then, and one graph serves any number of cases: a resumed run has the same.
     torch._dynamo.config.capture_dynamic_output_shape_ops = True
-    # It advises TF32, which would not be fp32.
+    # Inductor advises TF32 for fp32 products, which then would not be fp32.
     warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
     torch._dynamo.reset()  # or the earlier runs of a sweep use up its limit of graphs, and later ones are not compiled
     return torch.compile(step, backend=backend)
