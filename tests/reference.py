@@ -179,6 +179,36 @@ def layer_gradients(
     return gradient_w, gradient_b, new_m
 
 
+def pair_losses(h_pos, h_neg, *, temperature, loss):
+    """One layer's loss of each pair, up to a factor: [B, d_l] each -> [B]."""
+    g_pos, g_neg, theta = goodness(h_pos), goodness(h_neg), h_pos.shape[1]
+    if loss == "logistic":
+        return np.logaddexp(0.0, -(g_pos - theta) / temperature) + np.logaddexp(0.0, (g_neg - theta) / temperature)
+    return np.logaddexp(0.0, (g_neg - g_pos) / temperature)
+
+
+def adversarial_images(images, labels, negative_labels, state, length, tiny, **which_loss):
+    """Each image moved by ``length`` along the gradient of the first layer's loss of its pair: [B, d_0].
+
+    Positive and negative are moved alike. The gradient is found by central differences, pixel by pixel; the pixels
+    that hold the label stay.
+    """
+
+    def losses(moved):
+        h_pos, h_neg = (
+            forward(write_code(moved, one_hot(chosen)), state.weights[:1], state.biases[:1], tiny)[0][2]
+            for chosen in (labels, negative_labels)
+        )
+        return pair_losses(h_pos, h_neg, **which_loss)
+
+    gradient, by = np.zeros(images.shape), 1e-6
+    for pixel in range(CLASSES, images.shape[1]):
+        step = np.zeros(images.shape[1])
+        step[pixel] = by
+        gradient[:, pixel] = (losses(images + step) - losses(images - step)) / (2 * by)
+    return images + length * gradient / np.linalg.norm(gradient, axis=1, keepdims=True)
+
+
 def softmax_gradient(features, logits, labels):
     """Minus the gradient of the mean cross-entropy: (1/B) sum of (one-hot - softmax) x features^T."""
     return (one_hot(labels) - softmax_probabilities(logits)).T @ features / len(features)
@@ -225,20 +255,27 @@ def stepped_layers(state, per_layer, *, rate, decay, **how):
 def train_step(
     state, images, labels, negative_labels, *, eps, eps_sup, wc, wc_sup, momentum=0.9, peer=0.03, peer_momentum=0.9,
     gain, temperature=1.0, tiny, decay_in_momentum=False, loss="logistic", masks=None, scale=1.0,
+    adversarial=0.0,
 ):  # fmt: skip
     """One mini-batch: three passes (positive, neutral, negative) with the same weights, then one update.
 
     ``negative_labels`` are given (draw them from ``negative_label_distribution(state, ...)``, i.e. with the
     softmax weights before this step's update). Returns a NEW State; ``state`` is not touched. ``masks``: of
     dropout, [3B, d_l] for each layer, its rows for the neutral, the positive and the negative pass; 0 or ``scale``.
+    ``adversarial``: by how much the images of positives and negatives are moved against the first layer.
     """
     neutral_masks, positive_masks, negative_masks = None, None, None
     if masks is not None:
         neutral_masks, positive_masks, negative_masks = zip(*(np.split(mask, 3) for mask in masks), strict=True)
     # Three passes, all with the weights of `state`.
-    positives = forward(write_code(images, one_hot(labels)), state.weights, state.biases, tiny, positive_masks)
+    moved = images
+    if adversarial:
+        moved = adversarial_images(
+            images, labels, negative_labels, state, adversarial, tiny, temperature=temperature, loss=loss
+        )
+    positives = forward(write_code(moved, one_hot(labels)), state.weights, state.biases, tiny, positive_masks)
     features, logits = neutral_pass(images, state, tiny, neutral_masks)
-    negatives = forward(write_code(images, one_hot(negative_labels)), state.weights, state.biases, tiny, negative_masks)
+    negatives = forward(write_code(moved, one_hot(negative_labels)), state.weights, state.biases, tiny, negative_masks)
 
     per_layer = [
         layer_gradients(

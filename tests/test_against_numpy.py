@@ -17,8 +17,9 @@ from nets import (
     tensors,
 )
 
+from src.layers.layer import length_normalise
 from src.layers.stack import activities
-from src.methods.supervised import FirstLayer, scores, step
+from src.methods.supervised import FirstLayer, adversarial_images, scores, step
 from src.negatives.codes import NUM_CLASSES, embed, neutral, one_hot
 from src.training.optimiser import gain, set_gain
 
@@ -29,10 +30,11 @@ from src.training.optimiser import gain, set_gain
     [(1.0, 0.03, 0.9, 0.5), (2.5, 0.2, 0.7, 0.3)],
 )
 @pytest.mark.parametrize("loss", ["logistic", "symba"])
-@pytest.mark.parametrize("dropout", [0, 0.4])
+@pytest.mark.parametrize(("dropout", "adversarial"), [(0, 0), (0.4, 0), (0, 0.7)])
 def test_training_steps(
-    decay_in_momentum, temperature, peer_normalisation, peer_momentum, initial_mean_activity, loss, dropout
-):
+    decay_in_momentum, temperature, peer_normalisation, peer_momentum, initial_mean_activity, loss, dropout,
+    adversarial,
+):  # fmt: skip
     net = small_net(
         loss=loss,
         temperature=temperature,
@@ -59,12 +61,13 @@ def test_training_steps(
             return wrong
 
         expected = reference.negative_label_distribution(state, images.numpy(), labels.numpy(), TINY, neutral_masks)
-        step(net, optimizer, choose, images, labels, None, masks, scale)
+        step(net, optimizer, choose, images, labels, None, masks, scale, None, adversarial)
         assert_close(torch.tensor(drawn_from[0]), expected)
         state = reference.train_step(
             state, images.numpy(), labels.numpy(), wrong.numpy(), **SHEET_RATES, gain=reference.gain(number + 1, 4),
             temperature=temperature, peer=peer_normalisation, peer_momentum=peer_momentum, tiny=TINY,
             decay_in_momentum=decay_in_momentum, loss=loss, masks=numpy_masks, scale=scale,
+            adversarial=adversarial,
         )  # fmt: skip
         assert_layers_are(net, state)
         assert_close(net.readout.weight, state.softmax)
@@ -115,6 +118,23 @@ def test_the_first_layer_under_several_codes_is_a_plain_layer_on_each_input(dtyp
             assert torch.equal(first.inputs(codes), x)
             assert_close(first.activity(codes, x), activities(net.layers[:1], x, [None])[0], tolerance)
     assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(("loss", "difference"), [("logistic", 60), ("symba", 3000)])
+def test_images_are_moved_by_the_whole_length_however_sure_the_layer_is(loss, difference):
+    net = small_net(784, [50, 12], loss=loss, temperature=50.0 if loss == "symba" else 1.0)
+    layer = net.layers[0]
+    images, labels, wrong = tensors(0, size=40, dim=784)
+    codes = one_hot(torch.cat([labels, wrong]))
+    with torch.no_grad():
+        layer.weight[:, :NUM_CLASSES] *= 10  # so that labels make a difference
+        positive, negative = layer.goodness(layer(length_normalise(embed(images.repeat(2, 1), codes)))).chunk(2)
+        layer.weight *= (difference / (negative - positive).abs().max()) ** 0.5
+        weight = net.product_weights()[0]
+        moved = adversarial_images(FirstLayer(layer, images, weight), codes, weight, 0.7)
+    shift = moved - embed(images, images.new_zeros(NUM_CLASSES))
+    assert shift.norm(dim=1).tolist() == pytest.approx([0.7] * 40, rel=1e-4)
+    assert not shift[:, :NUM_CLASSES].any()
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 60, 100])

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.config import values
@@ -45,6 +46,7 @@ class Training(values.Training):
     negatives: str = one_of(*WRONG_LABELS)
     dropout: float = number(at_least=0, below=1)
     input_dropout: float = number(at_least=0, below=1)
+    adversarial: float = number(at_least=0)
     compile: bool = values.MISSING
 
 
@@ -87,6 +89,28 @@ class FirstLayer:
         return torch.addcmul(self.layer.bias, product, 1 / root_mean_square(x)).relu_()
 
 
+def adversarial_images(first: FirstLayer, codes: Tensor, weight: Tensor, length: float) -> Tensor:
+    """The images of `first`, each moved by `length` to where the first layer's loss of its pair is higher ([B, 784]).
+
+    Adversarial training (Goodfellow et al. 2015, arXiv 1412.6572; with steps of one L2 norm, Miyato et al. 2018, arXiv
+    1704.03976), but local: the loss is the first layer's own, and no other layer has a part in it. The positive and the
+    negative of an image are moved alike, so that the label remains all that tells them apart.
+
+    Args:
+        codes: of the positives and, below them, the negatives ([2B, 10]).
+        weight: the layer's, in the dtype of its products.
+    """
+    layer, x = first.layer, first.inputs(codes)
+    n, h = length_normalise(x), first.activity(codes, x)
+    _, *dloss_dG = layer.loss(*layer.goodness(h).chunk(2), theta=layer.theta, temperature=layer.temperature)
+    dloss_dG = torch.stack(dloss_dG)  # [2, B]
+    dloss_dG = dloss_dG / (dloss_dG.abs().amax(dim=0) + 1e-30)  # its size does not matter, and might underflow
+    dn = linear(layer.derivative(h, dloss_dG.flatten(), gate=h > 0), weight.T, layer.matmul_dtype)
+    dx = dn - n * (dn * n).mean(dim=1, keepdim=True)  # times rms(x), which is the same for both codes
+    direction = embed(sum(dx.chunk(2)), dx.new_zeros(NUM_CLASSES))
+    return first.images + length * F.normalize(direction)
+
+
 def new_net(*, hidden_dims: Sequence[int], **options) -> FFNet:
     """A new net; `options` are those of `dense_layers`."""
     return FFNet(dense_layers(SIDE * SIDE, hidden_dims, **options))
@@ -103,6 +127,7 @@ def step(
     masks: Sequence[Tensor] | None = None,
     scale: float = 1.0,
     rounded: Sequence[Tensor] | None = None,
+    adversarial: float = 0.0,
 ) -> dict[str, Tensor]:
     """Three passes of a mini-batch with the same weights, then one update of every layer and the read-out.
 
@@ -112,6 +137,7 @@ def step(
         masks: of dropout, for the activities of each layer in the neutral, the positive and the negative pass
             ([3B, d_l]); its entries are 0 or `scale`.
         rounded: every layer's weights in the dtype of its products, if they are kept; they are written again.
+        adversarial: how far the images of positives and negatives are moved (`adversarial_images`).
 
     Returns:
         `step_figures`.
@@ -131,6 +157,9 @@ def step(
 
     # Positive and negative pass, one below the other. A layer learns as soon as its activity is known.
     codes = one_hot(torch.cat([labels, wrong_labels]))
+    if adversarial:
+        moved = adversarial_images(first, codes, weights[0], adversarial)
+        first = FirstLayer(net.layers[0], moved, weights[0])
     x = first.inputs(codes)
     h = dropped(first.activity(codes, x), pair_masks[0])
     figures = [net.layers[0].learn(length_normalise(x), h, momentum, scale)]
@@ -154,7 +183,15 @@ def neutral_features(
 
 
 def phases(
-    net: FFNet, *, epochs: int, negatives: str, dropout: float, input_dropout: float, compile: bool, **rates
+    net: FFNet,
+    *,
+    epochs: int,
+    negatives: str,
+    dropout: float,
+    input_dropout: float,
+    adversarial: float,
+    compile: bool,
+    **rates,
 ) -> list[Phase]:
     """One: everything learns together. `rates` are those of `make_optimizer`."""
     optimizer = make_optimizer(net.named_parameters(), **rates)
@@ -170,7 +207,9 @@ def phases(
         shapes = [(3 * len(images), len(layer.bias)) for layer in net.layers]
         masks = [survivors(shape, dropout, scale, generator) for shape in shapes] if dropout else None
         with rounded.written() if rounded else nullcontext() as weights:
-            return update(net, optimizer, WRONG_LABELS[negatives], images, labels, noise, masks, scale, weights)
+            return update(
+                net, optimizer, WRONG_LABELS[negatives], images, labels, noise, masks, scale, weights, adversarial
+            )
 
     return [Phase(epochs, optimizer, update_from)]
 
