@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from nets import BATCH, HIDDEN_DIMS, INPUT_DIM, SHEET_RATES, assert_close, optimizer_for, tensors
 
-from src.methods.backprop import BackpropNet, scores, step
+from src.methods.backprop import BackpropNet, adversarial_images, scores, step
 from src.training.optimiser import gain, set_gain
 
 
@@ -69,6 +69,31 @@ def test_an_update_with_dropout_is_that_of_autograd():
     step(net, optimizer, images, labels, masks, scale)
     for parameter, gradient in zip(net.parameters(), expected, strict=True):
         assert_close(parameter.grad, gradient.numpy())
+
+
+def test_adversarial_images_are_moved_along_the_gradient():
+    net = small_net()
+    net.readout.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    images, labels, _ = tensors(0, size=40)
+    pixels = images.clone().requires_grad_()
+    loss = F.cross_entropy(net.readout(net.activities(pixels)[-1]), labels)
+    direction = F.normalize(torch.autograd.grad(loss, pixels)[0])
+    with torch.no_grad():
+        assert_close(adversarial_images(net, images, labels, 0.7) - images, (0.7 * direction).numpy())
+    assert_close(direction.norm(dim=1), torch.ones(40).numpy())
+
+
+def test_an_update_with_adversarial_images_is_one_of_those():
+    nets, (images, labels, _) = [small_net() for _ in range(2)], tensors(0)
+    for net in nets:
+        net.readout.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    optimizers = [optimizer_for(net) for net in nets]
+    with torch.no_grad():
+        moved = adversarial_images(nets[1], images, labels, 0.7)
+    step(nets[0], optimizers[0], images, labels, adversarial=0.7)
+    step(nets[1], optimizers[1], moved, labels)
+    for ours, theirs in zip(*(net.parameters() for net in nets), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_start_values():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.config import values
@@ -27,6 +28,7 @@ Model = values.Model
 class Training(values.Training):
     dropout: float = number(at_least=0, below=1)
     input_dropout: float = number(at_least=0, below=1)
+    adversarial: float = number(at_least=0)
 
 
 class BackpropNet(nn.Module):
@@ -59,6 +61,20 @@ class BackpropNet(nn.Module):
         return all_h
 
 
+def adversarial_images(net: BackpropNet, images: Tensor, labels: Tensor, length: float) -> Tensor:
+    """Each image moved by `length` (L2) to where the cross-entropy of its class is higher ([B, 784] -> [B, 784]).
+
+    As in src/methods/supervised.py, but the slope is carried down through all layers.
+    """
+    all_h = net.activities(images)
+    error = net.readout.error(net.readout(all_h[-1]), labels)
+    error = error / (error.abs().amax(dim=1, keepdim=True) + 1e-30)  # its size does not matter, and might underflow
+    dh = error @ net.readout.weight
+    for weight, h in zip(reversed(net.weights), reversed(all_h), strict=False):
+        dh = linear(dh * (h > 0), weight.T, net.matmul_dtype)
+    return images + length * F.normalize(dh)
+
+
 def new_net(*, hidden_dims: Sequence[int], generator: torch.Generator, matmul_dtype: torch.dtype) -> BackpropNet:
     """A new net with initial weights from `generator`."""
     return BackpropNet(SIDE * SIDE, hidden_dims, generator=generator, matmul_dtype=matmul_dtype)
@@ -72,6 +88,7 @@ def step(
     labels: Tensor,
     masks: Sequence[Tensor] | None = None,
     scale: float = 1.0,
+    adversarial: float = 0.0,
 ) -> dict[str, Tensor]:
     """One update of all weights by the gradient of the mean cross-entropy; returns `step_figures`.
 
@@ -81,8 +98,11 @@ def step(
     Args:
         images: pixels in [0, 1] ([B, 784]); labels: true classes ([B], int64).
         masks: of dropout, for each layer's activities ([B, d_l]); its entries are 0 or `scale`.
+        adversarial: how far the images are moved (`adversarial_images`).
     """
     dtype = net.matmul_dtype
+    if adversarial:
+        images = adversarial_images(net, images, labels, adversarial)
     all_h = net.activities(images, masks)
     logits = net.readout(all_h[-1])
     momentum = momentum_of(optimizer)
@@ -101,7 +121,9 @@ def step(
     return step_figures([], readout_loss)
 
 
-def phases(net: BackpropNet, *, epochs: int, dropout: float, input_dropout: float, **rates) -> list[Phase]:
+def phases(
+    net: BackpropNet, *, epochs: int, dropout: float, input_dropout: float, adversarial: float, **rates
+) -> list[Phase]:
     """One. `rates` are those of `make_optimizer`."""
     optimizer = make_optimizer(net.named_parameters(), **rates)
     scale = 1 / (1 - dropout)  # keeps the mean, as is usual
@@ -110,7 +132,7 @@ def phases(net: BackpropNet, *, epochs: int, dropout: float, input_dropout: floa
         images = dropped(images, survivors(images.shape, input_dropout, 1 / (1 - input_dropout), generator))
         shapes = [(len(images), len(bias)) for bias in net.biases]
         masks = [survivors(shape, dropout, scale, generator) for shape in shapes] if dropout else None
-        return step(net, optimizer, images, labels, masks, scale)
+        return step(net, optimizer, images, labels, masks, scale, adversarial)
 
     return [Phase(epochs, optimizer, update_from, readout_rate="learning_rate")]
 
