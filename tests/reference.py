@@ -262,7 +262,7 @@ def train_step(
     ``negative_labels`` are given (draw them from ``negative_label_distribution(state, ...)``, i.e. with the
     softmax weights before this step's update). Returns a NEW State; ``state`` is not touched. ``masks``: of
     dropout, [3B, d_l] for each layer, its rows for the neutral, the positive and the negative pass; 0 or ``scale``.
-    ``adversarial``: by how much the images of positives and negatives are moved against the first layer.
+    ``adversarial``: by how much the first half of the images are moved against the first layer (not in the neutral pass).
     """
     neutral_masks, positive_masks, negative_masks = None, None, None
     if masks is not None:
@@ -270,8 +270,10 @@ def train_step(
     # Three passes, all with the weights of `state`.
     moved = images
     if adversarial:
-        moved = adversarial_images(
-            images, labels, negative_labels, state, adversarial, tiny, temperature=temperature, loss=loss
+        half, which_loss = len(images) // 2, {"temperature": temperature, "loss": loss}
+        moved = images.copy()
+        moved[:half] = adversarial_images(
+            images[:half], labels[:half], negative_labels[:half], state, adversarial, tiny, **which_loss
         )
     positives = forward(write_code(moved, one_hot(labels)), state.weights, state.biases, tiny, positive_masks)
     features, logits = neutral_pass(images, state, tiny, neutral_masks)

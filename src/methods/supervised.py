@@ -89,18 +89,19 @@ class FirstLayer:
         return torch.addcmul(self.layer.bias, product, 1 / root_mean_square(x)).relu_()
 
 
-def adversarial_images(first: FirstLayer, codes: Tensor, weight: Tensor, length: float) -> Tensor:
-    """The images of `first`, each moved by `length` to where the first layer's loss of its pair is higher ([B, 784]).
+def adversarial_images(layer: FFLayer, images: Tensor, codes: Tensor, weight: Tensor, length: float) -> Tensor:
+    """Each image moved by `length` to where the first layer's loss of its pair is higher ([B, 784] -> [B, 784]).
 
     Adversarial training (Goodfellow et al. 2015, arXiv 1412.6572; with steps of one L2 norm, Miyato et al. 2018, arXiv
     1704.03976), but local: the loss is the first layer's own, and no other layer has a part in it. The positive and the
     negative of an image are moved alike, so that the label remains all that tells them apart.
 
     Args:
+        layer: the first one; weight: its weights in the dtype of its products.
         codes: of the positives and, below them, the negatives ([2B, 10]).
-        weight: the layer's, in the dtype of its products.
     """
-    layer, x = first.layer, first.inputs(codes)
+    first = FirstLayer(layer, images, weight)
+    x = first.inputs(codes)
     n, h = length_normalise(x), first.activity(codes, x)
     _, *dloss_dG = layer.loss(*layer.goodness(h).chunk(2), theta=layer.theta, temperature=layer.temperature)
     dloss_dG = torch.stack(dloss_dG)  # [2, B]
@@ -108,7 +109,7 @@ def adversarial_images(first: FirstLayer, codes: Tensor, weight: Tensor, length:
     dn = linear(layer.derivative(h, dloss_dG.flatten(), gate=h > 0), weight.T, layer.matmul_dtype)
     dx = dn - n * (dn * n).mean(dim=1, keepdim=True)  # times rms(x), which is the same for both codes
     direction = embed(sum(dx.chunk(2)), dx.new_zeros(NUM_CLASSES))
-    return first.images + length * F.normalize(direction)
+    return images + length * F.normalize(direction)
 
 
 def new_net(*, hidden_dims: Sequence[int], **options) -> FFNet:
@@ -137,7 +138,7 @@ def step(
         masks: of dropout, for the activities of each layer in the neutral, the positive and the negative pass
             ([3B, d_l]); its entries are 0 or `scale`.
         rounded: every layer's weights in the dtype of its products, if they are kept; they are written again.
-        adversarial: how far the images of positives and negatives are moved (`adversarial_images`).
+        adversarial: how far the first half of the images are moved for these two passes (`adversarial_images`).
 
     Returns:
         `step_figures`.
@@ -156,10 +157,12 @@ def step(
     readout_loss = net.readout.learn(features, logits, labels, momentum)
 
     # Positive and negative pass, one below the other. A layer learns as soon as its activity is known.
-    codes = one_hot(torch.cat([labels, wrong_labels]))
     if adversarial:
-        moved = adversarial_images(first, codes, weights[0], adversarial)
-        first = FirstLayer(net.layers[0], moved, weights[0])
+        half = len(images) // 2  # of them; the rest is left as it is (Goodfellow et al. 2015, section 6)
+        half_codes = one_hot(torch.cat([labels[:half], wrong_labels[:half]]))
+        moved = adversarial_images(net.layers[0], images[:half], half_codes, weights[0], adversarial)
+        first = FirstLayer(net.layers[0], torch.cat([moved, images[half:]]), weights[0])
+    codes = one_hot(torch.cat([labels, wrong_labels]))
     x = first.inputs(codes)
     h = dropped(first.activity(codes, x), pair_masks[0])
     figures = [net.layers[0].learn(length_normalise(x), h, momentum, scale)]
