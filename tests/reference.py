@@ -262,7 +262,7 @@ def train_step(
     ``negative_labels`` are given (draw them from ``negative_label_distribution(state, ...)``, i.e. with the
     softmax weights before this step's update). Returns a NEW State; ``state`` is not touched. ``masks``: of
     dropout, [3B, d_l] for each layer, its rows for the neutral, the positive and the negative pass; 0 or ``scale``.
-    ``adversarial``: by how much the first half of the images are moved against the first layer (not in the neutral pass).
+    ``adversarial``: how far every second image is moved against the first layer, but for the neutral pass.
     """
     neutral_masks, positive_masks, negative_masks = None, None, None
     if masks is not None:
@@ -270,10 +270,9 @@ def train_step(
     # Three passes, all with the weights of `state`.
     moved = images
     if adversarial:
-        half, which_loss = len(images) // 2, {"temperature": temperature, "loss": loss}
-        moved = images.copy()
-        moved[:half] = adversarial_images(
-            images[:half], labels[:half], negative_labels[:half], state, adversarial, tiny, **which_loss
+        moved, which_loss = images.copy(), {"temperature": temperature, "loss": loss}
+        moved[::2] = adversarial_images(
+            images[::2], labels[::2], negative_labels[::2], state, adversarial, tiny, **which_loss
         )
     positives = forward(write_code(moved, one_hot(labels)), state.weights, state.biases, tiny, positive_masks)
     features, logits = neutral_pass(images, state, tiny, neutral_masks)

@@ -1,5 +1,6 @@
 """The epoch loop, and what all ways to train have in common: figures, compiled and captured steps, precision."""
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -94,6 +95,14 @@ def test_dropout_is_drawn_as_asked(monkeypatch, method):
         assert (mask == 0).float().mean().item() == pytest.approx(0.3, abs=0.02)
     again, other = (next(argument[0] for argument in draw if isinstance(argument, list)) for draw in draws[1:])
     assert torch.equal(masks[0], again) and not torch.equal(masks[0], other)
+
+
+@pytest.mark.parametrize("method", ["supervised", "backprop"])
+def test_a_batch_of_one_may_be_adversarial(method):
+    config = configured(method, "training.adversarial=0.5")
+    images, labels, _ = tensors(0, size=1, dim=784)
+    figures = phases_of(config, new_net(config))[0].step(images, labels, torch.Generator())
+    assert figures["readout_loss"].item() == pytest.approx(math.log(10))  # the read-out starts from zero
 
 
 def test_jitter_moves_the_images_that_are_trained_on(examples):

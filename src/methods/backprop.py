@@ -98,13 +98,12 @@ def step(
     Args:
         images: pixels in [0, 1] ([B, 784]); labels: true classes ([B], int64).
         masks: of dropout, for each layer's activities ([B, d_l]); its entries are 0 or `scale`.
-        adversarial: how far the first half of the images are moved (`adversarial_images`).
+        adversarial: how far every second image is moved (`adversarial_images`).
     """
     dtype = net.matmul_dtype
     if adversarial:
-        half = len(images) // 2
-        moved = adversarial_images(net, images[:half], labels[:half], adversarial)
-        images = torch.cat([moved, images[half:]])
+        images = images.clone()
+        images[::2] = adversarial_images(net, images[::2], labels[::2], adversarial)
     all_h = net.activities(images, masks)
     logits = net.readout(all_h[-1])
     momentum = momentum_of(optimizer)

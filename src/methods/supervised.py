@@ -138,7 +138,7 @@ def step(
         masks: of dropout, for the activities of each layer in the neutral, the positive and the negative pass
             ([3B, d_l]); its entries are 0 or `scale`.
         rounded: every layer's weights in the dtype of its products, if they are kept; they are written again.
-        adversarial: how far the first half of the images are moved for these two passes (`adversarial_images`).
+        adversarial: how far every second image is moved for the latter two passes (`adversarial_images`).
 
     Returns:
         `step_figures`.
@@ -157,11 +157,11 @@ def step(
     readout_loss = net.readout.learn(features, logits, labels, momentum)
 
     # Positive and negative pass, one below the other. A layer learns as soon as its activity is known.
-    if adversarial:
-        half = len(images) // 2  # of them; the rest is left as it is (Goodfellow et al. 2015, section 6)
-        half_codes = one_hot(torch.cat([labels[:half], wrong_labels[:half]]))
-        moved = adversarial_images(net.layers[0], images[:half], half_codes, weights[0], adversarial)
-        first = FirstLayer(net.layers[0], torch.cat([moved, images[half:]]), weights[0])
+    if adversarial:  # half of the images are left as they are (Goodfellow et al. 2015, section 6)
+        every_second = one_hot(torch.cat([labels[::2], wrong_labels[::2]]))
+        images = images.clone()
+        images[::2] = adversarial_images(net.layers[0], images[::2], every_second, weights[0], adversarial)
+        first = FirstLayer(net.layers[0], images, weights[0])
     codes = one_hot(torch.cat([labels, wrong_labels]))
     x = first.inputs(codes)
     h = dropped(first.activity(codes, x), pair_masks[0])
