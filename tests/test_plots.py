@@ -245,6 +245,21 @@ def test_pictures_of_a_net_that_is_always_right(tmp_path, method, more):
     assert drawn == ALWAYS - {"learning_curve"} | {"goodness"} | more
 
 
+def test_adversarial_images_are_drawn_where_the_net_learned_from_such():
+    config, net, test = small_test("training.adversarial=2")
+    net.readout.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    scores = scores_for(named("supervised").scores, net, test.images, 20)
+    figure = named("supervised").pictures(net, test, scores, **vars(config.training))["adversarial"]
+    rows = np.array([axis.images[0].get_array() for axis in figure.axes], dtype=float).reshape(3, 10, 784) / 255
+    assert rows[0] * 255 == pytest.approx(test.images[:10].numpy())
+    added = rows[2] - 0.5  # on a scale of its own, from -0.5 to 0.5
+    assert np.abs(added).max() == pytest.approx(0.5, abs=0.005)
+    assert np.linalg.norm(added, axis=1) == pytest.approx(np.linalg.norm(added[0]), rel=0.05)
+    inside = (rows[1] > 0) & (rows[1] < 1)  # the rest was cut off
+    scale = 2 / np.linalg.norm(added[0])
+    assert (rows[1] - rows[0])[inside] == pytest.approx(scale * added[inside], abs=0.02)
+
+
 @pytest.mark.parametrize("classes", [1, 3])
 def test_hybrids_of_data_without_all_ten_classes(classes):
     config, net, test = small_test("method=unsupervised", classes=classes)

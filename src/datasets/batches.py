@@ -20,11 +20,14 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, part: slice) -> "Examples":
+    def __getitem__(self, part: slice | list[int]) -> "Examples":
         return Examples(self.images[part], self.labels[part])
 
     def to(self, device: torch.device | str) -> "Examples":
         return Examples(self.images.to(device), self.labels.to(device))
+
+    def first_of_each_class(self) -> "Examples":
+        return self[[int((self.labels == label).nonzero()[0]) for label in self.labels.unique()]]
 
 
 def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:

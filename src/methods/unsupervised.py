@@ -174,12 +174,12 @@ def pictures(net: UnsupervisedNet, test: Examples, scores: dict[str, Tensor], *,
 
     device = net.layers[0].weight.device
     masks = random_masks(len(test), SIDE, blurs, torch.Generator().manual_seed(0))
-    one_of_each = [int((test.labels == label).nonzero()[0]) for label in test.labels.unique()]
+    one_of_each = test.first_of_each_class().images
     goodnesses = goodness_with_hybrids(net, test.images.to(device), masks.to(device))
     thetas = [layer.theta for layer in net.layers]
     return {
         "receptive_fields": draw_receptive_fields(net.layers[0].weight.detach().cpu()),
-        "hybrids": draw_hybrids(test.images[one_of_each], masks[: len(one_of_each)]),
+        "hybrids": draw_hybrids(one_of_each, masks[: len(one_of_each)]),
         "goodness": draw_goodness(*goodnesses, thetas, ("test images", "hybrids of them")),
     }
 
@@ -200,18 +200,10 @@ def goodness_with_hybrids(
 
 def draw_hybrids(images: Tensor, masks: Tensor):
     """A row of images (uint8 [N, 784]), one of masks (bool [N, 784]), one of the hybrids that they make (a Figure)."""
-    from src.pictures.figures import new_figure, show_digit
+    from src.pictures.figures import draw_rows
 
-    rows = {"image": images, "mask": 255 * masks, "hybrid": mixed(images, masks)}
-    figure = new_figure(0.95 * len(images) + 0.5, 3.4)
-    axes = figure.subplots(3, len(images), squeeze=False)
-    for row, (name, pixels) in zip(axes, rows.items(), strict=True):
-        for axis, picture in zip(row, pixels, strict=True):
-            show_digit(axis, picture, "gray")
-        row[0].set_ylabel(name, size=11)
-    figure.suptitle(
+    return draw_rows(
+        {"image": images, "mask": 255 * masks, "hybrid": mixed(images, masks)},
         "A hybrid is the image where the mask is white, and the image to its left where it is black\n"
         "(for the first one, the last)",
-        size=10,
     )
-    return figure

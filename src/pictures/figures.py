@@ -45,6 +45,19 @@ def show_digit(axis: Axes, image: Tensor, colours: str, title: str = "") -> None
     axis.set_title(title, size=8)
 
 
+def draw_rows(rows: dict[str, Tensor], title: str) -> Figure:
+    """Named rows of equally many images (each uint8 [N, 784])."""
+    count = len(next(iter(rows.values())))
+    figure = new_figure(0.95 * count + 0.5, 0.95 * len(rows) + 0.55)
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    for row, (name, images) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(row, images, strict=True):
+            show_digit(axis, image, "gray")
+        row[0].set_ylabel(name, size=11)
+    figure.suptitle(title, size=10)
+    return figure
+
+
 def draw_learning_curve(metrics: list[dict]) -> Figure:
     """Of the records of metrics.jsonl: each layer's loss and pairs ordered wrongly, where layers have losses of their
     own; the cross-entropy, where some epochs train by that alone; and the validation error by the headline rules, where
