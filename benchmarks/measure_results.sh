@@ -29,11 +29,11 @@ for seed in $seeds; do
     measure "minute_bf16/seed$seed" experiment=minute precision=bf16 seed="$seed"
     measure "matlab_50000/seed$seed" experiment=matlab seed="$seed"
     measure "matlab_60000/seed$seed" experiment=matlab data.validation_images=0 seed="$seed"
-    next=$((seed + 1)) # seed 0 chose the rates and the values of record
-    for experiment in paper paper_fast record; do
+    next=$((seed + 1)) # seed 0 chose the rates and the values of the records
+    for experiment in paper paper_fast record record_dropout; do
         measure "$experiment/seed$next" experiment="$experiment" seed="$next"
     done
-    measure "backprop_record/seed$next" experiment=backprop training.epochs=150 training.input_dropout=0.2 seed="$next"
+    measure "backprop_dropout/seed$next" experiment=backprop training.epochs=150 training.input_dropout=0.2 seed="$next"
     for negatives in hard uniform; do # docs/study.md
         measure "negatives/$negatives/seed$seed" name=negatives experiment=quick training.negatives="$negatives" seed="$seed"
     done

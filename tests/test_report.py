@@ -288,6 +288,7 @@ def test_every_experiment_stands_beside_what_was_published(tmp_path, command):
         "paper_jitter": ["3.3", "0.64 by goodness", "-", "0", "-"],
         "quick": ["-", "-", "9.00", "1", "90 s"],
         "record": ["-", "-", "-", "0", "-"],
+        "record_dropout": ["-", "-", "-", "0", "-"],
         "record_jitter": ["-", "-", "0.65 ± 0.07", "2", "90 s"],
         "recurrent": ["3.4", "1.31 by goodness", "1.65 ± 0.07", "2", "90 s"],
         "unsupervised": ["3.2", "1.37 in one pass", "1.70", "1", "90 s"],
