@@ -69,8 +69,7 @@ def examples(count: int = 25) -> Examples:
 
 WAYS = {  # to train: every step of src/
     "supervised": "",
-    "uniform negatives": "training.negatives=uniform",
-    "adversarial images": "training.adversarial=0.5",
+    "uniform, adversarial": "training.negatives=uniform training.adversarial=0.5",
     "unsupervised": "method=unsupervised",
     "local receptive fields": "method=unsupervised model.grids=[3,2] model.hidden_dims=[36,20]",
     "recurrent": "method=recurrent model.iterations=5",

@@ -235,7 +235,7 @@ def assert_same_training(*both: tuple[nn.Module, Iterator]) -> None:
             assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-6)
 
 
-COMPILED = ["supervised", "adversarial images", "unsupervised", "local receptive fields", "recurrent"]
+COMPILED = ["supervised", "uniform, adversarial", "unsupervised", "local receptive fields", "recurrent"]
 
 
 @pytest.mark.xdist_group("compiled")  # in one process: the compiler takes seconds to import
