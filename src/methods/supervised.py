@@ -278,8 +278,8 @@ def draw_adversarial(net: FFNet, examples: Examples, length: float):
     wrong_labels = scores(net, images)["one_pass"].scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
     codes = one_hot(torch.cat([labels, wrong_labels]))
     moved = adversarial_images(net.layers[0], images, codes, net.product_weights()[0], length)
-    added = (moved - images) / (moved - images).abs().max()
-    pixels = {"image": images, "moved": moved, "added": (1 + added) / 2}
+    added = moved - images
+    pixels = {"image": images, "moved": moved, "added": (1 + added / added.abs().max()) / 2}
     return draw_rows(
         {name: (255 * row).clamp(0, 255).byte().cpu() for name, row in pixels.items()},
         f"Images moved by {length:g} (L2) against the first layer's loss, and what was added (grey: nothing)",
