@@ -110,7 +110,7 @@ def test_ctrl_c_says_how_to_go_on_and_so_it_does(start, tmp_path, overrides, who
 
 
 TRIALS = """
-import os, random, signal, sys, time
+import os, random, signal, sys, time, traceback
 from pathlib import Path
 import torch
 from src import experiment
@@ -130,6 +130,8 @@ def attempt(out_dir, after=None, number=None):
             status = 0
         except SystemExit as stop:
             status = stop.code
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     if after is not None:
@@ -643,6 +645,23 @@ def test_of_many_that_take_a_folder_at_once_one_gets_it(tmp_path):
             took = [pool.submit(take, bytes([number]), path, barrier) for number in range(8)]
             assert [content for future in took if (content := future.result())] == [path.read_bytes()]
     assert len(list(tmp_path.iterdir())) == 50
+
+
+KILLED_WHILE_WRITING = """
+import os, pathlib, signal, sys
+from src.training import checkpoint
+
+checkpoint.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.write_once(pathlib.Path(sys.argv[1]) / "config.yaml", b"half")
+"""
+
+
+def test_a_process_killed_while_it_writes_stands_in_nobodys_way(tmp_path, overrides):
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(tmp_path)], cwd=REPOSITORY)
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.suffix for path in tmp_path.iterdir()] == [".tmp"]
+    run(composed(*overrides, "training.epochs=1"), tmp_path)
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_a_start_that_was_cut_off_is_said(tmp_path, overrides):

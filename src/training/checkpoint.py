@@ -4,11 +4,12 @@ import errno
 import io
 import os
 import shlex
+import uuid
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,39 +27,48 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be used. The message says which, why, and what can be done."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes beside `path` and renames, so that a reader finds the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextmanager
+def _written_beside(path: Path, content: bytes) -> Iterator[Path]:
+    """A whole file beside `path`, to be renamed within; gone afterwards if it was not."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
-            _write(file, content)
-        temporary.replace(path)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def delete_half_written(folder: Path) -> None:
-    """What `write_atomically` left of checkpoints in `folder` when its process was killed."""
-    for left in folder.glob(".*.pt.*.tmp"):
-        left.unlink()
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes beside `path` and renames, so that a reader finds the old file or the new one, never a part."""
+    with _written_beside(path, content) as temporary:
+        temporary.replace(path)
 
 
 def write_once(path: Path, content: bytes) -> None:
     """As `write_atomically`, but of several processes one writes; without hard links, which some file systems lack.
 
     Raises:
-        FileExistsError: the file is there, or (as its `filename` then says) another process is about to write it.
+        FileExistsError: the file is there, or (as its `filename` then says) another process is about to rename.
     """
-    temporary = path.with_name(f".{path.name}.tmp")  # a name that all processes share: one of them makes the file
-    with temporary.open("xb") as file:
+    claim = path.with_name(f".{path.name}.tmp")  # a name that all processes share: one of them makes the file
+    with _written_beside(path, content) as temporary:
+        claim.open("xb").close()
         try:
             if path.exists():
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-            _write(file, content)
-        except BaseException:
-            temporary.unlink()
-            raise
-    temporary.replace(path)
+            temporary.replace(path)
+        finally:
+            claim.unlink()
+
+
+def delete_half_written(folder: Path) -> None:
+    """What killed processes left in `folder` of checkpoints, nets and config.yaml."""
+    for pattern in (".*.pt.*.tmp", ".config.yaml.*.tmp"):
+        for left in folder.glob(pattern):
+            left.unlink()
 
 
 @contextmanager
@@ -76,12 +86,6 @@ def locked(path: Path) -> Iterator[None]:
         except (AttributeError, OSError):  # Windows has no fcntl, and some network file systems have no locks
             pass
         yield
-
-
-def _write(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def save_model(model: nn.Module, path: Path) -> None:
