@@ -121,12 +121,10 @@ def experiments(at: At) -> Iterator[Row]:
 
 
 def compiled(at: At) -> Iterator[Row]:
-    """One of each kind that can be, beside the same without the compiler."""
+    """One of each kind, beside the same without the compiler."""
 
     def rows(name: str) -> Iterator[Row]:
         config = at.config(f"experiment={name}")
-        if not hasattr(config.training, "compile"):
-            return
         value = NEEDS_CUDA
         if at.device == "cuda":
             started = time.perf_counter()

@@ -260,7 +260,7 @@ def measure_net(
 
 
 def measure_experiment(name: str, examples: Examples, precision: str, device: torch.device) -> dict[str, Any]:
-    """Short epochs of an experiment, compiled ones where there are such, and from the last one the time of a run."""
+    """Short epochs of an experiment, compiled ones too, and from the last one the time of a run."""
     config, part = settings(f"experiment={name}", precision=precision), examples[:PART]
     images = len(examples) - config.data.validation_images
     rate = products_rate(config, PRECISIONS[precision], device)
@@ -279,7 +279,7 @@ def measure_experiment(name: str, examples: Examples, precision: str, device: to
         "epoch_seconds": seconds,
         "run_seconds": run_seconds * images / len(part),
     }
-    if hasattr(config.training, "compile") and config.method != "supervised":  # of which `measure_net` has it
+    if config.method != "supervised":  # of which `measure_net` has it
         say("  compiled, the first epoch with the compiler's start")
         compiling = settings(f"experiment={name}", "training.compile=true", precision=precision)
         result["compiled_epoch_seconds"] = Running(part, compiling, device).several(SHORT_EPOCHS)

@@ -82,7 +82,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
             begun = (out_dir / "config.yaml").exists()
             starting = f"{out_dir}: another run is starting there; if none is, delete {error.filename}"
             raise ConfigError(taken if begun else starting) from error
-    how = f"{config.precision}, compiled" if getattr(config.training, "compile", False) else config.precision
+    how = f"{config.precision}, compiled" if config.training.compile else config.precision
     log.info(
         f"{config.name}: training on {len(examples)} images of {config.dataset}, {describe(device)}, {how}; "
         f"run in {out_dir}"

@@ -73,7 +73,7 @@ WAYS = {  # to train: every step of src/
     "unsupervised": "method=unsupervised",
     "local receptive fields": "method=unsupervised model.grids=[3,2] model.hidden_dims=[36,20]",
     "recurrent": "method=recurrent model.iterations=5",
-    "backprop": "method=backprop",
+    "backprop": "method=backprop training.adversarial=0.5",
 }
 
 

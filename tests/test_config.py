@@ -143,7 +143,6 @@ def test_every_method_and_every_data_set_can_be_chosen_by_its_name():
         ("training.epochs", "missing EQUAL"),
         ("evaluate=runs/x", "there is no key evaluate"),
         ("training.step=plain", "there is no key training.step"),
-        ("method=backprop training.compile=true", "there is no key training.compile with this method"),
         ("method=backprop model.threshold=2", "there is no key model.threshold with this method"),
         ("method=backprop model.hidden_dims=[]", "model.hidden_dims=[]: must name at least 1 hidden layer, because"),
         ("method=recurrent model.weight_scale=fan_out", "there is no key model.weight_scale with this method"),

@@ -235,11 +235,8 @@ def assert_same_training(*both: tuple[nn.Module, Iterator]) -> None:
             assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-6)
 
 
-COMPILED = ["supervised", "uniform, adversarial", "unsupervised", "local receptive fields", "recurrent"]
-
-
 @pytest.mark.xdist_group("compiled")  # in one process: the compiler takes seconds to import
-@pytest.mark.parametrize("way", COMPILED)
+@every_way
 def test_compiled_steps_train_as_they_do_otherwise(monkeypatch, examples, way):
     """Traced and run without generated code, which takes long to compile."""
     monkeypatch.setenv("CXX", sys.executable)  # nothing is generated for it
@@ -268,7 +265,7 @@ def test_compiled_steps_in_bf16_differ_by_rounding_alone(monkeypatch, examples):
 
 
 @pytest.mark.xdist_group("compiled")
-@pytest.mark.parametrize("way", COMPILED)
+@every_way
 def test_all_compiling_is_done_before_a_capture(monkeypatch, examples, way):
     compiled_before = []
 
@@ -311,7 +308,7 @@ def test_kept_copies_of_weights_are_those_of_the_weights():
             assert torch.equal(ours, theirs.weight) and torch.equal(copy, ours.bfloat16())
 
 
-@pytest.mark.parametrize("way", COMPILED)
+@every_way
 def test_without_a_compiler_that_is_said(monkeypatch, examples, way):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ConfigError, match=r"training\.compile=true: there is no no-such-compiler; install a C\+\+"):

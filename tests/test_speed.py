@@ -71,8 +71,8 @@ def test_every_experiment_can_be_timed(monkeypatch):
     """On a handful of images, with small nets and without the compiler; the whole run is so many times an epoch."""
     monkeypatch.setattr(speed, "products_rate", lambda *_: 1e9)
     monkeypatch.setattr(speed.Running, "several", lambda running, epochs: [running.epoch_seconds()] * epochs)
-    monkeypatch.setattr("src.methods.unsupervised.compiled", lambda step, _: step)
-    monkeypatch.setattr("src.methods.recurrent.compiled", lambda step, _: step)
+    for method in ("unsupervised", "recurrent", "backprop"):
+        monkeypatch.setattr(f"src.methods.{method}.compiled", lambda step, _: step)
     settings = speed.settings
     dims = "model.hidden_dims=[32,18,8]"  # which the grids of local receptive fields can share out
     monkeypatch.setattr(speed, "settings", lambda *overrides, precision="fp32": settings(*overrides, dims))

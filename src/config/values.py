@@ -118,6 +118,7 @@ class Training:
     momentum: float = number(at_least=0, below=1)
     decay_in_momentum: bool = MISSING
     average_epochs: int = number(at_least=0)
+    compile: bool = MISSING
     cuda_graph: bool = MISSING
     checkpoint_every: float = number(at_least=0)
 

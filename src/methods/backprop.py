@@ -15,6 +15,7 @@ from src.layers.dropout import dropped, survivors
 from src.layers.products import linear, rows, significant, smooth_outer
 from src.layers.readout import Readout
 from src.methods import Published
+from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
 from src.training.optimiser import SGD, descend, make_optimizer, momentum_of
 
@@ -123,17 +124,25 @@ def step(
 
 
 def phases(
-    net: BackpropNet, *, epochs: int, dropout: float, input_dropout: float, adversarial: float, **rates
+    net: BackpropNet,
+    *,
+    epochs: int,
+    dropout: float,
+    input_dropout: float,
+    adversarial: float,
+    compile: bool,
+    **rates,
 ) -> list[Phase]:
     """One. `rates` are those of `make_optimizer`."""
     optimizer = make_optimizer(net.named_parameters(), **rates)
+    update = compiled(step, net.weights[0].device) if compile else step
     scale = 1 / (1 - dropout)  # keeps the mean, as is usual
 
     def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         images = dropped(images, survivors(images.shape, input_dropout, 1 / (1 - input_dropout), generator))
         shapes = [(len(images), len(bias)) for bias in net.biases]
         masks = [survivors(shape, dropout, scale, generator) for shape in shapes] if dropout else None
-        return step(net, optimizer, images, labels, masks, scale, adversarial)
+        return update(net, optimizer, images, labels, masks, scale, adversarial)
 
     return [Phase(epochs, optimizer, update_from, readout_rate="learning_rate")]
 

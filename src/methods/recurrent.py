@@ -46,7 +46,6 @@ class Model(LayerModel):
 @dataclass
 class Training(values.Training):
     negatives: str = one_of(*WRONG_LABELS)
-    compile: bool = values.MISSING
 
 
 class LayerState(NamedTuple):

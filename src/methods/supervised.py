@@ -47,7 +47,6 @@ class Training(values.Training):
     dropout: float = number(at_least=0, below=1)
     input_dropout: float = number(at_least=0, below=1)
     adversarial: float = number(at_least=0)
-    compile: bool = values.MISSING
 
 
 class FFNet(nn.Module):

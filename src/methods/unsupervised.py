@@ -66,7 +66,6 @@ class Training(values.Training):
     negatives: str = one_of(*NEGATIVE_IMAGES)
     blurs: int = number(at_least=0)
     readout_epochs: int = number(at_least=0)
-    compile: bool = values.MISSING
 
 
 class UnsupervisedNet(nn.Module):
