@@ -30,10 +30,13 @@ for seed in $seeds; do
     measure "matlab_50000/seed$seed" experiment=matlab seed="$seed"
     measure "matlab_60000/seed$seed" experiment=matlab data.validation_images=0 seed="$seed"
     next=$((seed + 1)) # seed 0 chose the rates and the values of the records
-    for experiment in paper paper_fast record record_dropout; do
+    for experiment in paper paper_fast record_dropout; do
         measure "$experiment/seed$next" experiment="$experiment" seed="$next"
     done
+    measure "record/seed$next" experiment=record precision=fp32 seed="$next"
+    measure "record_bf16/seed$next" experiment=record precision=bf16 seed="$next"
     measure "backprop_dropout/seed$next" experiment=backprop training.epochs=150 training.input_dropout=0.2 seed="$next"
+    measure "backprop_record/seed$next" experiment=backprop training.epochs=150 training.adversarial=0.5 seed="$next"
     for negatives in hard uniform; do # docs/study.md
         measure "negatives/$negatives/seed$seed" name=negatives experiment=quick training.negatives="$negatives" seed="$seed"
     done
@@ -45,6 +48,8 @@ done
 for seed in $seeds; do # last, as each takes hours
     next=$((seed + 1))
     measure "record_jitter/seed$next" experiment=record_jitter seed="$next"
+    measure "matlab_jitter/seed$next" experiment=matlab data.validation_images=0 data.jitter=2 training.epochs=500 \
+        seed="$next"
     measure "paper_jitter/seed$next" experiment=paper_jitter seed="$next"
 done
 
