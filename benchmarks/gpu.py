@@ -124,9 +124,9 @@ def compiled(at: At) -> Iterator[Row]:
     """One of each kind, beside the same without the compiler."""
 
     def rows(name: str) -> Iterator[Row]:
-        config = at.config(f"experiment={name}")
         value = NEEDS_CUDA
         if at.device == "cuda":
+            config = at.config(f"experiment={name}")
             started = time.perf_counter()
             ours = short_run(at, at.config(f"experiment={name}", "training.compile=true"), at.device)
             value = f"{time.perf_counter() - started:.0f} s in all, {beside(ours, short_run(at, config, at.device))}"

@@ -51,7 +51,7 @@ def write_once(path: Path, content: bytes) -> None:
     """As `write_atomically`, but of several processes one writes; without hard links, which some file systems lack.
 
     Raises:
-        FileExistsError: the file is there, or (as its `filename` then says) another process is about to rename.
+        FileExistsError: the file is there, or (as its `filename` then says) another process is just putting it there.
     """
     claim = path.with_name(f".{path.name}.tmp")  # a name that all processes share: one of them makes the file
     with _written_beside(path, content) as temporary:
