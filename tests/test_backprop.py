@@ -71,13 +71,19 @@ def test_an_update_with_dropout_is_that_of_autograd():
         assert_close(parameter.grad, gradient.numpy())
 
 
-def test_adversarial_images_are_moved_along_the_gradient():
+@pytest.mark.parametrize("sure", [False, True], ids=["of any class", "of which the net is sure"])
+def test_adversarial_images_are_moved_along_the_gradient(sure):
     net = small_net()
-    net.readout.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    net.readout.weight.data.normal_(std=10 if sure else 1, generator=torch.Generator().manual_seed(1))
     images, labels, _ = tensors(0, size=40)
-    pixels = images.clone().requires_grad_()
-    loss = F.cross_entropy(net.readout(net.activities(pixels)[-1]), labels)
-    direction = F.normalize(torch.autograd.grad(loss, pixels)[0])
+    if sure:
+        labels = net.readout(net.activities(images)[-1]).argmax(dim=1)
+    h = pixels = images.double().requires_grad_()
+    for weight, bias in zip(net.weights, net.biases, strict=True):
+        h = F.relu(F.linear(h, weight.double(), bias.double()))
+    loss = F.cross_entropy(F.linear(h, net.readout.weight.double()), labels, reduction="none")
+    assert (loss < 1e-8).any() == sure  # in fp32, p would be 1
+    direction = F.normalize(torch.autograd.grad(loss.sum(), pixels)[0], eps=0.0)
     with torch.no_grad():
         assert_close(adversarial_images(net, images, labels, 0.7) - images, (0.7 * direction).numpy())
     assert_close(direction.norm(dim=1), torch.ones(40).numpy())

@@ -15,6 +15,7 @@ from src.layers.dropout import dropped, survivors
 from src.layers.products import linear, rows, significant, smooth_outer
 from src.layers.readout import Readout
 from src.methods import Published
+from src.negatives.codes import NUM_CLASSES
 from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
 from src.training.optimiser import SGD, descend, make_optimizer, momentum_of
@@ -68,9 +69,10 @@ def adversarial_images(net: BackpropNet, images: Tensor, labels: Tensor, length:
     As in src/methods/supervised.py, but the slope is carried down through all layers.
     """
     all_h = net.activities(images)
-    error = net.readout.error(net.readout(all_h[-1]), labels)
-    error = error / (error.abs().amax(dim=1, keepdim=True) + 1e-30)  # its size does not matter, and might underflow
-    dh = error @ net.readout.weight
+    true = F.one_hot(labels, NUM_CLASSES)
+    wrong = net.readout(all_h[-1]).masked_fill(true.bool(), -torch.inf).softmax(dim=1)
+    # softmax - one-hot, divided by 1 - p(true), of which fp32 keeps nothing where the net is sure
+    dh = (wrong - true) @ net.readout.weight
     for weight, h in zip(reversed(net.weights), reversed(all_h), strict=False):
         dh = linear(dh * (h > 0), weight.T, net.matmul_dtype)
     return images + length * F.normalize(dh)
