@@ -102,9 +102,12 @@ def adversarial_images(layer: FFLayer, images: Tensor, codes: Tensor, weight: Te
     first = FirstLayer(layer, images, weight)
     x = first.inputs(codes)
     n, h = length_normalise(x), first.activity(codes, x)
-    _, *dloss_dG = layer.loss(*layer.goodness(h).chunk(2), theta=layer.theta, temperature=layer.temperature)
+    # Where the layer is sure, these derivatives are beyond fp32 (for T = 1, from a margin of 90). MPS has no fp64.
+    G = layer.goodness(h).to(torch.float32 if h.device.type == "mps" else torch.float64)
+    _, *dloss_dG = layer.loss(*G.chunk(2), theta=layer.theta, temperature=layer.temperature)
     dloss_dG = torch.stack(dloss_dG)  # [2, B]
-    dloss_dG = dloss_dG / (dloss_dG.abs().amax(dim=0) + 1e-30)  # its size does not matter, and might underflow
+    largest = dloss_dG.abs().amax(dim=0).clamp_min(torch.finfo(G.dtype).tiny)
+    dloss_dG = (dloss_dG / largest).float()  # their common size does not matter
     dn = linear(layer.derivative(h, dloss_dG.flatten(), gate=h > 0), weight.T, layer.matmul_dtype)
     dx = dn - n * (dn * n).mean(dim=1, keepdim=True)  # times rms(x), which is the same for both codes
     direction = embed(sum(dx.chunk(2)), dx.new_zeros(NUM_CLASSES))
