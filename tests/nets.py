@@ -1,6 +1,7 @@
 """Small nets, their optimiser and their batches, for the tests."""
 
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -82,15 +83,22 @@ def configured(way: str, *overrides: str) -> Config:
     return load(composed("model.hidden_dims=[20,12]", "precision=fp32", *WAYS[way].split(), *overrides))
 
 
-def update(net: nn.Module, optimizer: SGD, seed: int, size: int = 20) -> dict[str, torch.Tensor]:
+@cache
+def adversarial(way: str) -> dict[str, float]:
+    """What a step is told besides, if images are moved."""
+    distance = getattr(configured(way).training, "adversarial", 0.0)
+    return {"adversarial": distance} if distance else {}
+
+
+def update(way: str, net: nn.Module, optimizer: SGD, seed: int, size: int = 20) -> dict[str, torch.Tensor]:
     """A step of the net's method with a batch of 28 x 28 pixels and negatives that no generator draws."""
     images, labels, wrong = (part.to(next(net.parameters()).device) for part in tensors(seed, size, dim=784))
     method = sys.modules[type(net).__module__]
     if method is methods.named("unsupervised"):
         return method.step(net, optimizer, images, images.roll(1, dims=0).flip(1), labels)
     if method is methods.named("backprop"):
-        return method.step(net, optimizer, images, labels)
-    return method.step(net, optimizer, lambda logits, labels, noise: wrong, images, labels, None)
+        return method.step(net, optimizer, images, labels, **adversarial(way))
+    return method.step(net, optimizer, lambda logits, labels, noise: wrong, images, labels, None, **adversarial(way))
 
 
 def updated(way: str, *overrides: str, device: str = "cpu") -> nn.Module:
@@ -98,7 +106,7 @@ def updated(way: str, *overrides: str, device: str = "cpu") -> nn.Module:
     net = experiment.new_net(configured(way, *overrides)).to(device)
     optimizer = optimizer_for(net)
     for seed in range(10):
-        update(net, optimizer, seed)
+        update(way, net, optimizer, seed)
     return net.cpu()
 
 

@@ -221,7 +221,7 @@ def test_what_learns_changes_its_own_gradients_and_nothing_else(way):
     learning = [part for part in net.modules() if hasattr(part, "learn")]
     for part in learning:
         watch(part)
-    update(net, optimizer, 0)
+    update(way, net, optimizer, 0)
     assert len(learned) == len(set(learned)) == len(learning)
 
 
@@ -233,7 +233,7 @@ def test_no_step_needs_a_graph(monkeypatch, way):
     for module, name in ((torch.Tensor, "backward"), (torch.autograd, "backward"), (torch.autograd, "grad")):
         monkeypatch.setattr(module, name, refuse)
     net = experiment.new_net(configured(way))
-    figures = update(net, optimizer_for(net), 0)
+    figures = update(way, net, optimizer_for(net), 0)
     assert not any(value.requires_grad for value in figures.values())
 
 
@@ -247,7 +247,7 @@ def test_a_layer_learns_the_same_whatever_is_above_it(way):
     for net in nets:
         optimizer = optimizer_for(net)
         for seed in range(3):
-            update(net, optimizer, seed)
+            update(way, net, optimizer, seed)
     for ours, theirs in zip(*(net.layers[0].state_dict().values() for net in nets), strict=True):
         assert torch.equal(ours, theirs)
     assert not torch.equal(nets[0].layers[1].bias, nets[1].layers[1].bias)
