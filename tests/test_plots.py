@@ -245,6 +245,14 @@ def test_pictures_of_a_net_that_is_always_right(tmp_path, method, more):
     assert drawn == ALWAYS - {"learning_curve"} | {"goodness"} | more
 
 
+@pytest.mark.parametrize(("loss", "lines"), [("logistic", 1), ("symba", 0)])
+def test_the_threshold_is_drawn_where_the_loss_has_one(loss, lines):
+    config, net, test = small_test(f"model.loss={loss}")
+    scores = scores_for(named("supervised").scores, net, test.images, 20)
+    figure = named("supervised").pictures(net, test, scores, **vars(config.training))["goodness"]
+    assert [len(axis.lines) for axis in figure.axes] == [lines] * 2
+
+
 def test_adversarial_images_are_drawn_where_the_net_learned_from_such():
     config, net, test = small_test("training.adversarial=2")
     net.readout.weight.data.normal_(generator=torch.Generator().manual_seed(1))

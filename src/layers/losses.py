@@ -31,3 +31,6 @@ def symba(positive: Tensor, negative: Tensor, *, theta: float, temperature: floa
     difference = (negative - positive) / temperature
     q = torch.sigmoid(difference)
     return temperature / 2 * F.softplus(difference), -q / 2, q / 2
+
+
+WITHOUT_THRESHOLD = {symba}

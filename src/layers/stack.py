@@ -7,6 +7,7 @@ from torch import Tensor
 
 from src.layers.dropout import dropped
 from src.layers.layer import FFLayer, length_normalise
+from src.layers.losses import WITHOUT_THRESHOLD
 
 
 def dense_layers(input_dim: int, hidden_dims: Sequence[int], *, weight_scale: str, **options) -> list[FFLayer]:
@@ -43,3 +44,8 @@ def normalised(
         n = length_normalise(dropped(layer(n, weight), mask))
         all_n.append(n)
     return all_n
+
+
+def thresholds(layers: Sequence[FFLayer]) -> list[float | None]:
+    """theta of every layer; None where its loss does not depend on it."""
+    return [None if layer.loss in WITHOUT_THRESHOLD else layer.theta for layer in layers]

@@ -14,7 +14,7 @@ from src.datasets.batches import Examples, to_unit
 from src.layers.layer import FFLayer, LayerModel, length_normalise
 from src.layers.products import rows, significant, smooth_outer
 from src.layers.readout import Readout
-from src.layers.stack import activities
+from src.layers.stack import activities, thresholds
 from src.methods import Published
 from src.negatives import wrong_labels
 from src.negatives.codes import NUM_CLASSES, one_hot
@@ -278,7 +278,7 @@ def pictures(net: RecurrentFFNet, test: Examples, scores: dict[str, Tensor], **_
     over_time = net.goodness_over_time(images).sum(dim=1).cpu()  # [T, L, N, 10] -> [T, N, 10]
     return {
         "receptive_fields": draw_receptive_fields(net.layers[0].weight.detach().cpu()),
-        "goodness": draw_goodness_of_labels(scores, test.labels, [layer.theta for layer in net.layers]),
+        "goodness": draw_goodness_of_labels(scores, test.labels, thresholds(net.layers)),
         "goodness_over_time": draw_goodness_over_time(shown, test.images[shown], test.labels[shown], over_time),
     }
 

@@ -15,7 +15,7 @@ from src.layers.dropout import dropped, survivors
 from src.layers.layer import FFLayer, LayerModel, length_normalise, root_mean_square
 from src.layers.products import linear
 from src.layers.readout import Readout
-from src.layers.stack import activities, dense_layers, normalised
+from src.layers.stack import activities, dense_layers, normalised, thresholds
 from src.methods import Published
 from src.negatives import wrong_labels
 from src.negatives.codes import NUM_CLASSES, embed, neutral, one_hot
@@ -263,7 +263,7 @@ def pictures(net: FFNet, test: Examples, scores: dict[str, Tensor], *, adversari
     weight[:, :NUM_CLASSES] = 0  # those of the label's pixels would outshine the rest
     return {
         "receptive_fields": draw_receptive_fields(weight),
-        "goodness": draw_goodness_of_labels(scores, test.labels, [layer.theta for layer in net.layers]),
+        "goodness": draw_goodness_of_labels(scores, test.labels, thresholds(net.layers)),
         **({"adversarial": draw_adversarial(net, test.first_of_each_class(), adversarial)} if adversarial else {}),
     }
 

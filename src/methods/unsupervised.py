@@ -17,7 +17,7 @@ from src.datasets.batches import Examples, to_unit
 from src.layers.layer import FFLayer, LayerModel, length_normalise
 from src.layers.local import local_layers
 from src.layers.readout import Readout
-from src.layers.stack import activities, dense_layers, normalised
+from src.layers.stack import activities, dense_layers, normalised, thresholds
 from src.methods import Published
 from src.negatives import images as negative_images
 from src.negatives.masks import mixed, random_masks
@@ -175,11 +175,10 @@ def pictures(net: UnsupervisedNet, test: Examples, scores: dict[str, Tensor], *,
     masks = random_masks(len(test), SIDE, blurs, torch.Generator().manual_seed(0))
     one_of_each = test.first_of_each_class().images
     goodnesses = goodness_with_hybrids(net, test.images.to(device), masks.to(device))
-    thetas = [layer.theta for layer in net.layers]
     return {
         "receptive_fields": draw_receptive_fields(net.layers[0].weight.detach().cpu()),
         "hybrids": draw_hybrids(one_of_each, masks[: len(one_of_each)]),
-        "goodness": draw_goodness(*goodnesses, thetas, ("test images", "hybrids of them")),
+        "goodness": draw_goodness(*goodnesses, thresholds(net.layers), ("test images", "hybrids of them")),
     }
 
 

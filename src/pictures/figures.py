@@ -104,9 +104,11 @@ def draw_learning_curve(metrics: list[dict]) -> Figure:
     return figure
 
 
-def draw_goodness(positive: Tensor, negative: Tensor, thresholds: Sequence[float], names: tuple[str, str]) -> Figure:
+def draw_goodness(
+    positive: Tensor, negative: Tensor, thresholds: Sequence[float | None], names: tuple[str, str]
+) -> Figure:
     """How far the goodness of positives and of negatives ([L, N], [L, M]), so named, lie apart in each layer, and the
-    layer's threshold theta."""
+    layer's threshold theta, if its loss has one."""
     depth = len(thresholds)
     figure = new_figure(4.2 * depth, 3.6)
     axes = figure.subplots(1, depth, squeeze=False)
@@ -117,14 +119,15 @@ def draw_goodness(positive: Tensor, negative: Tensor, thresholds: Sequence[float
         for values, colour, name in zip(goodnesses, (POSITIVE, NEGATIVE), names, strict=True):
             shares = np.full(len(values), 100 / len(values))
             axis.hist(values.clamp(*limits).numpy(), bins=bins, weights=shares, color=colour, alpha=0.6, label=name)
-        axis.axvline(theta, color="black", linestyle="--", label=f"threshold {theta:g}")
+        if theta is not None:
+            axis.axvline(theta, color="black", linestyle="--", label=f"threshold {theta:g}")
         axis.set(title=f"Layer {layer}", xlabel="goodness", ylabel="test cases (%)")
         axis.set_ylim(top=1.4 * axis.get_ylim()[1])  # room for the legend
         axis.legend(loc="upper left", framealpha=1)
     return figure
 
 
-def draw_goodness_of_labels(scores: dict[str, Tensor], labels: Tensor, thresholds: Sequence[float]) -> Figure:
+def draw_goodness_of_labels(scores: dict[str, Tensor], labels: Tensor, thresholds: Sequence[float | None]) -> Figure:
     """`draw_goodness` of layers' `scores` ([N, 10] by rule) for the true `labels` ([N]) and the nine wrong ones."""
     goodnesses = torch.stack([of_layer for rule, of_layer in scores.items() if rule.startswith("goodness_layer_")])
     true = F.one_hot(labels, NUM_CLASSES).bool()  # [N, 10]; the goodnesses are [L, N, 10]
