@@ -98,9 +98,9 @@ def test_an_idx_of_another_length_or_with_any_bit_of_its_header_changed_is_named
 
 
 @examples
-@given(st.integers(0, 300), st.integers(1, 64), seeds)
+@given(st.integers(1, 300), st.integers(1, 64), seeds)
 def test_batches_are_a_permutation(n, batch_size, seed):
-    batches = list(shuffled_batches(n=n, batch_size=batch_size, generator=seeded(seed)))
+    batches = shuffled_batches(n=n, batch_size=batch_size, generator=seeded(seed))
     assert sorted(i for batch in batches for i in batch.tolist()) == list(range(n))
     assert all(len(batch) == batch_size for batch in batches[:-1])
     assert all(0 < len(batch) <= batch_size for batch in batches)
@@ -108,7 +108,7 @@ def test_batches_are_a_permutation(n, batch_size, seed):
 
 def test_batches_depend_on_the_generator_alone():
     def order(generator):
-        return torch.cat(list(shuffled_batches(n=1000, batch_size=100, generator=generator)))
+        return torch.cat(shuffled_batches(n=1000, batch_size=100, generator=generator))
 
     generator = seeded(1)
     first, second = order(generator), order(generator)
@@ -116,11 +116,6 @@ def test_batches_depend_on_the_generator_alone():
     assert torch.equal(first, order(seeded(1)))
     assert not torch.equal(first, second)
     assert not torch.equal(first, order(seeded(2)))
-    # Taken up in the other order, iterators still carry the permutations of the order of calls.
-    generator = seeded(1)
-    early, late = [shuffled_batches(n=1000, batch_size=100, generator=generator) for _ in range(2)]
-    assert torch.equal(torch.cat(list(late)), second)
-    assert torch.equal(torch.cat(list(early)), first)
 
 
 def shifted(image: np.ndarray, dy: int, dx: int) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Examples as tensors on the device: batches, jitter, pixels in [0, 1]. No label is written into pixels here."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -30,21 +29,19 @@ class Examples:
         return self[[int((self.labels == label).nonzero()[0]) for label in self.labels.unique()]]
 
 
-def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     """Index tensors (int64, on the generator's device) that together are one permutation of 0..n-1.
 
-    Every batch has `batch_size` indices except the last, which may have fewer: no example is dropped. The
-    permutation is drawn at the call, not at the first batch, so that it depends on the order of calls alone.
+    Every batch has `batch_size` indices except the last, which may have fewer: no example is dropped.
     """
     order = torch.randperm(n, generator=generator, device=generator.device)
-    return iter(order.split(batch_size) if n else ())  # split makes one empty batch of nothing
+    return order.split(batch_size)
 
 
 def jitter(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
     """Each image [B, 784] moved by its own (dy, dx), uniform over the integers of [-max_shift, max_shift]^2.
 
-    Two pixels make the 25 shifts of section 3.3. Vacated pixels are zero. A generator on the images' device spares a
-    host-to-device copy per call.
+    Two pixels make the 25 shifts of section 3.3. Vacated pixels are zero. The generator is on the images' device.
     """
     if max_shift == 0:
         return images
@@ -52,7 +49,7 @@ def jitter(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor
     shifts = torch.randint(-k, k + 1, (2, count, 1), generator=generator, device=generator.device)
     padded = F.pad(images.view(count, SIDE, SIDE), (k, k, k, k))  # [B, 28 + 2k, 28 + 2k]
     # The pixel that lands at row i comes from row i - dy, which is k further down in the padded image.
-    sources = torch.arange(SIDE, device=images.device) + k - shifts.to(images.device)  # [2, B, 28]
+    sources = torch.arange(SIDE, device=images.device) + k - shifts  # [2, B, 28]
     rows, columns = sources[0, :, :, None], sources[1, :, None, :]
     image = torch.arange(count, device=images.device)[:, None, None]
     return padded[image, rows, columns].view(count, SIDE * SIDE)
