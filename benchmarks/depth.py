@@ -16,13 +16,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
 from src.config.errors import one_line_errors
 from src.config.loading import composed
 from src.results.statistics import summarise
 from src.results.tables import markdown, ranges, with_spread
-from src.training.device import describe, resolve_precision
+from src.training.device import describe, resolve_precision, use
 from src.training.log import REPOSITORY, read_json, read_result, write_json
 
 RUNS = {
@@ -86,7 +84,7 @@ def main() -> None:
     rows = read_json(arguments.file) if arguments.show or arguments.file.exists() else []
     if any(row["overrides"] != arguments.overrides for row in rows) and not arguments.show:
         sys.exit(f"error: {arguments.file} was measured with other overrides; name another file")
-    cpu, asked = torch.device("cpu"), composed(*arguments.overrides).precision
+    cpu, asked = use("cpu"), composed(*arguments.overrides).precision
     here = {"hardware": describe(cpu), "precision": resolve_precision(asked, cpu)}
     if any(row[key] != value for row in rows for key, value in here.items()) and not arguments.show:
         sys.exit(f"error: {arguments.file} was measured on other hardware, threads or precision; name another file")

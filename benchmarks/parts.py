@@ -53,10 +53,10 @@ def measured(part: Callable[..., Iterator[Row]], *arguments: Any, limit: float) 
             process.join()
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     error = f"error: status {process.exitcode}" if process.exitcode else None
-    if late:
-        error = f"error: ended after {limit} s"
-    elif rows and isinstance(rows[-1], str):
+    if rows and isinstance(rows[-1], str):
         error = rows.pop()
+    elif late:
+        error = f"error: ended after {limit} s"
     return {"rows": rows, "seconds": time.perf_counter() - started, "error": error}
 
 

@@ -14,6 +14,7 @@ first layer's product serves three passes), so it can be faster than these produ
 import argparse
 import os
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -32,14 +33,15 @@ from benchmarks.plain import seconds_per_image
 from src import methods
 from src.config.errors import one_line_errors
 from src.config.loading import CONFIGS, composed, load
-from src.config.values import SIDE, Config
+from src.config.overrides import as_typed
+from src.config.values import SIDE, Config, ConfigError
 from src.datasets.batches import Examples, to_unit
 from src.datasets.table import load as load_data
 from src.experiment import new_net, phases_of
 from src.negatives.codes import NUM_CLASSES
 from src.results.tables import duration, markdown, net_name
 from src.training.compiling import compiled
-from src.training.device import PRECISIONS, describe, resolve_device, resolve_precision, synchronise
+from src.training.device import PRECISIONS, describe, resolve_precision, synchronise, use
 from src.training.epochs import train_epochs
 from src.training.log import REPOSITORY, provenance, read_json, write_json
 
@@ -301,7 +303,7 @@ def measure_plain_way(examples: Examples, device: torch.device) -> dict[str, flo
 def measure_process(root: str, device: torch.device) -> dict[str, float]:
     """Seconds from `python -m main` to its first step, and the peak memory (GB) of two epochs of the default run."""
     with tempfile.TemporaryDirectory() as folder:
-        common = [f"data.root={root}", f"device={device.type}"]
+        common = [*shlex.split(as_typed("data.root", root)), f"device={device.type}"]
         one_step = ["data.validation_images=59900", "evaluation.every=0", "training.epochs=1"]
         starts = []
         for repeat in range(3):
@@ -310,9 +312,13 @@ def measure_process(root: str, device: torch.device) -> dict[str, float]:
             with subprocess.Popen(
                 command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             ) as process:
-                next(line for line in process.stdout if line.startswith("epoch 1/"))
-                starts.append(time.perf_counter() - started)
-                process.stdout.read()
+                said = []
+                for line in process.stdout:
+                    said.append(line)
+                    if line.startswith("epoch 1/"):
+                        starts.append(time.perf_counter() - started)
+            if process.returncode:
+                raise ConfigError(f"python -m main: {''.join(said[-1:]).strip()}")
         memory = [*common, "training.epochs=2", "evaluation.every=1", f"hydra.run.dir={folder}/memory"]
         peak = peak_resident_gb(memory)
     return {"first_step_seconds": statistics.median(starts), "peak_resident_gb": peak}
@@ -512,7 +518,7 @@ def main() -> None:
     inductor.force_disable_caches = True  # what the compiler's start costs at first
     if arguments.epochs < 1:
         parser.error("--epochs must be at least 1")
-    device = resolve_device(arguments.device)
+    device = use(arguments.device)
     compiled(lambda: None, device)  # if there is no compiler, that is said now
     precision = resolve_precision("auto", device)
     # Processors of one name differ in what they multiply fast.

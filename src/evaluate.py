@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="as the key device of a run")
     parser.add_argument("--data-root", help="where the data are, if no longer where the run found them")
     arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # for data that have to be fetched
     with one_line_errors():
         print(errors_table(evaluate(arguments.folder, arguments.device, arguments.data_root)))
 

@@ -61,7 +61,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         SystemExit: a signal stopped the run, after its last epoch was saved.
     """
     if resume and (out_dir / "result.json").exists():
-        log.info(f"{out_dir}: this run is finished")
+        log.info(f"{out_dir}: this run is finished; python -m src.plots draws its pictures again")
         return read_result(out_dir)
     taken = f"{out_dir} already holds a run; choose another hydra.run.dir, or go on with: {resuming(out_dir)}"
     if not resume and (out_dir / "config.yaml").exists():
@@ -69,7 +69,9 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     origin = provenance()  # of the code that is about to run, not of what the checkout becomes meanwhile
 
     device = use(config.device)
-    origin |= {"hardware": describe(device), "threads": torch.get_num_threads()}
+    origin |= {
+        "hardware": describe(device), "threads": torch.get_num_threads(), "compiled": config.training.compile
+    }  # fmt: skip
     # What it stands for is saved, so that it is the same when the run is resumed, on whatever machine.
     config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
     examples, validation, test = load(config.dataset, config.data.root, device, config.data.validation_images)
@@ -156,7 +158,7 @@ def train(
     """Trains `net` in place, with validations, metrics.jsonl and checkpoints; leaves in it the weights to be tested.
 
     Args:
-        origin: the code, the hardware and the threads of this process.
+        origin: the code, the hardware, the threads and whether it was compiled, of this process.
 
     Returns:
         the seconds of training alone, the epochs of each phase, and the other origins of epochs before a resumption.
@@ -172,8 +174,8 @@ def train(
         done = restore(out_dir, net, average, generator) or done
         log.info(f"resumed after epoch {done['epoch']} of {epochs}")
     earlier = [other for other in done["origins"] if other != origin]
-    if differs := [key for key in origin if any(other[key] != origin[key] for other in earlier)]:
-        log.warning(f"the epochs before have another {', '.join(differs)}; result.json will name both")
+    if differs := [key for key in origin if any(other.get(key) != origin[key] for other in earlier)]:
+        log.warning(f"the epochs before differ in {', '.join(differs)}; result.json will name both")
     training = train_epochs(
         phases,
         examples,

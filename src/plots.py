@@ -1,6 +1,7 @@
 """Draws the pictures of a run into its folder: `python -m src.plots RUN_FOLDER`."""
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--data-root", help="where the data are, if no longer where the run found them")
     arguments = parser.parse_args()
     folder = arguments.folder
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # for data that have to be fetched
     with one_line_errors():
         config = load_saved(folder)
         if (folder / "model.pt").is_file():

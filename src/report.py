@@ -44,7 +44,7 @@ def main() -> None:
     print("\n\n".join(filter(None, shown)))
     if arguments.csv:
         try:
-            write_atomically(arguments.csv, tables.summary_csv(rows).encode())
+            write_atomically(arguments.csv.resolve(), tables.summary_csv(rows).encode())
         except (OSError, ValueError) as error:  # ValueError: "." and "/" are not names of files
             sys.exit(f"error: {arguments.csv} cannot be written: {getattr(error, 'strerror', error)}")
 

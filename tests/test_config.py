@@ -315,6 +315,7 @@ def test_an_empty_name_is_no_folder_to_resume(overrides):
         (["training.epochs=0"], "error: training.epochs=0: must be at least 1"),
         (["resume=typo"], "error: typo: there is no run"),
         (["hydra.run.dir='~/runs'"], "error: hydra.run.dir=~/runs: Hydra does not know what ~ is"),
+        (["hydra.run.dir="], "error: hydra.run.dir=: is empty"),
     ],
 )
 def test_what_is_no_good_makes_no_folder(monkeypatch, tmp_path, overrides, expected):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from commands import REPOSITORY, command
-from failing_parts import failing, hanging
+from failing_parts import failing, failing_slowly, hanging
 
 from benchmarks import gpu
 from benchmarks.parts import each, measured
@@ -62,6 +62,8 @@ def test_what_was_known_before_a_failure_is_kept():
     assert late["rows"] == [["before", "1", ""]] and late["error"] == "error: ended after 4 s" and late["seconds"] < 40
     failed = measured(failing, "luck", limit=60)
     assert failed["rows"] == [["luck", "1", ""]] and failed["error"] == "error: ValueError: no luck"
+    slow = measured(failing_slowly, 100, limit=4)
+    assert slow["rows"] == [["slowness", "1", ""]] and slow["error"] == "error: ValueError: no slowness"
     assert list(each("ab", failing))[1::2] == [
         ("a", "error: ValueError: no a", ""),
         ("b", "error: ValueError: no b", ""),

@@ -29,7 +29,8 @@ from src.results import runs
 from src.results.runs import compared_values, flat, gather, grouped
 from src.results.statistics import summarise, welch
 from src.results.tables import duration, errors_table, ranges, result_table
-from src.training.log import RunLog, clock, read_metrics, scalars
+from src.training import log as run_log
+from src.training.log import RunLog, clock, provenance, read_metrics, scalars
 
 LAYERS = {"goodness_layer_1": 9.0, "goodness_layer_2": 8.0, "goodness_all_layers": 7.0}
 ERRORS = {  # by method and rule, in percent, for two hidden layers
@@ -440,6 +441,13 @@ def test_csv_holds_the_figures_of_the_table_in_full(tmp_path, command):
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["table.csv"]
 
 
+def test_csv_goes_where_a_link_points_to(tmp_path, command):
+    write_run(tmp_path / "run", 0, 1.4)
+    (tmp_path / "link").symlink_to(tmp_path / "table.csv")
+    command(tmp_path / "run", "--csv", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "table.csv").read_text().startswith("run,")
+
+
 @pytest.mark.parametrize("name", ["missing/table.csv", "runs", "."])
 def test_a_csv_that_cannot_be_written_is_one_line(tmp_path, command, monkeypatch, name):
     write_run(tmp_path / "runs", 0, 1.4)
@@ -473,13 +481,15 @@ def test_no_difference_shown_and_other_hardware_is_told(tmp_path, command):
     write_seeds(tmp_path / "a", [1.40, 1.50], hardware="a GPU", precision="bf16", evaluation__batch_size=7)
     write_run(tmp_path / "a" / "2", 2, 1.6, 1.6)
     write_seeds(tmp_path / "b", [1.45, 1.55], training__batch_size=50)
+    resumed = tmp_path / "b" / "0" / "result.json"
+    resumed.write_text(json.dumps(json.loads(resumed.read_text()) | {"resumed_from": [{"hardware": "another CPU"}]}))
     out = command("--compare", tmp_path)
     sentence = "by goodness: no difference shown: 'training.batch_size=100' 1.50 and 'training.batch_size=50' 1.50 %, "
     _, _, _, _, _, goodness, _, *differing = out.splitlines()
     assert goodness.startswith(f"{sentence}difference 0.00 [-0.")
     assert goodness.endswith("p = 1 (Welch's t-test, n = 3 and 2)")
     assert differing == [
-        "hardware differs: 'training.batch_size=100' a CPU, a GPU; 'training.batch_size=50' a CPU",
+        "hardware differs: 'training.batch_size=100' a CPU, a GPU; 'training.batch_size=50' a CPU, another CPU",
         "precision differs: 'training.batch_size=100' bf16, fp32; 'training.batch_size=50' fp32",
     ]
 
@@ -625,7 +635,7 @@ def test_epochs_without_losses_of_layers_are_told_by_the_cross_entropy(tmp_path,
 @pytest.mark.parametrize(
     ("pairs", "readout_loss", "told"),
     [
-        ([0.2, 0.7, 1.0], 9.0, "layer 2 tells positives from negatives no better than chance; a lower training."),
+        ([0.2, 0.7, 1.0], 9.0, "layer 2 tells positives from negatives no better than chance; another training."),
         ([1.0, 1.0], 9.0, "layer 1 has fallen silent; a lower training.learning_rate may help"),
         ([0.1, 0.2], 2.31, "the read-out is no better than chance; a lower training.readout_learning_rate may help"),
         ([], 2.31, "the read-out is no better than chance; lower learning rates may help"),
@@ -639,6 +649,26 @@ def test_a_net_that_learns_nothing_is_told_once_with_layer_and_key(tmp_path, cap
             run_log.epoch({"epoch": epoch, "gain": 1.0, **figures})
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == bool(told) and all(line.startswith(f"epoch 3: {told}") for line in warnings)
+
+
+def test_the_commit_is_marked_where_the_code_is_another(tmp_path, monkeypatch):
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    inside = tmp_path / "copy"
+    for folder in (tmp_path / "src", inside / "src"):
+        folder.mkdir(parents=True)
+    git("init")
+    git("commit", "--allow-empty", "-m", "first")
+    monkeypatch.setattr(run_log, "REPOSITORY", tmp_path)
+    (tmp_path / "notes.txt").touch()
+    assert provenance()["commit"] == git("rev-parse", "HEAD")
+    (tmp_path / "src" / "new_method.py").touch()
+    assert provenance()["commit"] == git("rev-parse", "HEAD") + "-modified"
+    monkeypatch.setattr(run_log, "REPOSITORY", inside)  # which is no repository itself
+    assert provenance()["commit"] is None
 
 
 def test_names():

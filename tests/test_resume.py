@@ -492,7 +492,9 @@ def test_the_same_sweep_again_keeps_what_is_finished_and_does_the_rest(tmp_path,
     done = command("-m", "seed=2,1,0", *overrides, "precision=auto", f"hydra.sweep.dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert f"#1 resumed after epoch {EPOCHS - 1} of {EPOCHS}\n" in done.stdout
-    assert f"#2 {finished}: this run is finished\n" in done.stdout, done.stdout
+    assert f"#2 {finished}: this run is finished; python -m src.plots draws its pictures again\n" in done.stdout, (
+        done.stdout
+    )
     assert before == {path: path.read_bytes() for path in finished.iterdir() if path.name != "main.log"}
     assert [read_result(folder)["seed"] for folder in (begun, new)] == [1, 2]
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
@@ -701,8 +703,9 @@ def test_a_run_that_goes_on_with_other_code_names_both(monkeypatch, tmp_path, ov
     monkeypatch.setattr(experiment, "provenance", lambda: {"versions": first["versions"], "commit": "another"})
     result = run(composed(*overrides), tmp_path, resume=True)
     assert result["commit"] == "another"
-    assert result["resumed_from"] == [{key: first[key] for key in ("versions", "commit", "hardware", "threads")}]
-    assert "the epochs before have another commit; result.json will name both" in caplog.text
+    origin = ("versions", "commit", "hardware", "threads", "compiled")
+    assert result["resumed_from"] == [{key: first[key] for key in origin}]
+    assert "the epochs before differ in commit; result.json will name both" in caplog.text
 
 
 def test_a_checkpoint_of_a_version_that_kept_no_origins_goes_on(tmp_path, overrides, whole):

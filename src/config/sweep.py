@@ -57,7 +57,9 @@ class BeforeRuns(Callback):
 
 
 def check_folder(key: str, folder: str) -> None:
-    """Raises ConfigError if Hydra would make a folder that is called "~"."""
+    """Raises ConfigError if Hydra would make a folder that is called "~", or scatter a run's files about here."""
+    if not folder:
+        raise ConfigError(f"{key}=: is empty; give a folder, or leave it out")
     if folder.startswith("~"):
         raise ConfigError(f"{key}={folder}: Hydra does not know what ~ is; give the path in full, or with $HOME")
 

@@ -301,8 +301,12 @@ def comparison(sides: dict[str, list[Run]], images: str = "test") -> str:
                 tested = [difference, f"{test.t:.2f}", f"{test.df:.1f}", f"{test.p:.2g}"]
         if samples:
             rows.append([what, *means, *tested])
+    made = {
+        name: [origin for run in runs for origin in (run.result, *run.result.get("resumed_from", []))]
+        for name, runs in sides.items()
+    }
     for key in ("hardware", "precision"):
-        used = {name: sorted({run.result[key] for run in runs}) for name, runs in sides.items()}
+        used = {name: sorted({origin[key] for origin in made[name] if key in origin}) for name in sides}
         if len(set().union(*used.values())) > 1 and not any(f"{key}=" in name for name in sides):
             sentences.append(f"{key} differs: " + "; ".join(f"'{name}' {', '.join(v)}" for name, v in used.items()))
     header = [f"{images} error (%)", *sides, "first - second", "t", "degrees of freedom", "p"]

@@ -71,7 +71,7 @@ class RunLog:
         if errors := record.get("validation_errors"):
             shares = [f"{100 * errors[rule] / record['validation_images']:.2f}" for rule in HEADLINES if rule in errors]
             self.validation = f", val. error {'/'.join(shares)} %"
-        trouble = trouble_of(record) if record["epoch"] >= min(3, self.epochs) else None
+        trouble = trouble_of(record) if record["epoch"] >= 3 else None
         if trouble and trouble not in self.told:
             self.told.add(trouble)
             log.warning(f"epoch {record['epoch']}: {trouble}")
@@ -110,9 +110,11 @@ def trouble_of(record: dict[str, Any]) -> str | None:
     By chance, half of the pairs are ordered wrongly; where no unit fires, all are, as all goodness is 0.
     """
     for layer, share in enumerate(record["pairs_ordered_wrongly"], start=1):
-        if share >= 0.5:
-            what = "has fallen silent" if share > 0.999 else "tells positives from negatives no better than chance"
-            return f"layer {layer} {what}; a lower training.learning_rate may help"
+        if share > 0.999:
+            return f"layer {layer} has fallen silent; a lower training.learning_rate may help"
+        if share >= 0.5:  # a rate that is too high leaves a layer there, and one that is far too low
+            chance = "tells positives from negatives no better than chance"
+            return f"layer {layer} {chance}; another training.learning_rate may help"
     if record["readout_loss"] >= math.log(10):
         advice = "a lower training.readout_learning_rate" if record["loss"] else "lower learning rates"
         return f"the read-out is no better than chance; {advice} may help"
@@ -172,7 +174,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions and commit that a result was made with; the commit is marked where files differ from it."""
+    """Versions and commit that a result was made with; the commit is marked where the code differs from it."""
     names = ("torch", "numpy", "hydra-core", "omegaconf")
     versions = {"python": platform.python_version(), **{name: version(name) for name in names}}
     return {"versions": versions | {"cuda": torch.version.cuda}, "commit": _commit()}
@@ -184,7 +186,9 @@ def _commit() -> str | None:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != REPOSITORY.resolve():
+            return None  # a copy that lies within another repository
+        changed = git("status", "--porcelain", "--", "main.py", "src", "configs")  # new files, too
         return git("rev-parse", "HEAD") + ("-modified" if changed else "")
     except (OSError, subprocess.CalledProcessError):  # no git, or not a checkout
         return None
