@@ -22,15 +22,16 @@ measure() { # FOLDER OVERRIDE...
 
 for seed in $seeds; do
     measure "minute/seed$seed" experiment=minute precision=fp32 seed="$seed"
-    for experiment in quick backprop loewex local_receptive_fields unsupervised recurrent; do
+    for experiment in quick backprop loewex local_receptive_fields recurrent; do
         measure "$experiment/seed$seed" experiment="$experiment" seed="$seed"
     done
     measure "paper_matlab_rate/seed$seed" experiment=paper training.learning_rate=0.01 seed="$seed"
+    measure "unsupervised_matlab_rate/seed$seed" experiment=unsupervised training.learning_rate=0.01 seed="$seed"
     measure "minute_bf16/seed$seed" experiment=minute precision=bf16 seed="$seed"
     measure "matlab_50000/seed$seed" experiment=matlab seed="$seed"
     measure "matlab_60000/seed$seed" experiment=matlab data.validation_images=0 seed="$seed"
     next=$((seed + 1)) # seed 0 chose the rates and the values of the records
-    for experiment in paper paper_fast record_dropout; do
+    for experiment in paper paper_fast unsupervised record_dropout; do
         measure "$experiment/seed$next" experiment="$experiment" seed="$next"
     done
     measure "record/seed$next" experiment=record precision=fp32 seed="$next"

@@ -53,7 +53,7 @@ def test_the_default_is_the_matlab_recipe():
         ("paper_jitter", "supervised", [2000] * 4, 500, 0.005, 2, "hard", 60_000),
         ("matlab", "supervised", [1000] * 3, 100, 0.01, 0, "hard", 50_000),
         ("loewex", "supervised", [1000] * 3, 100, 0.01, 0, "uniform", 50_000),
-        ("unsupervised", "unsupervised", [2000] * 4, 100, 0.01, 0, "hybrids", 60_000),
+        ("unsupervised", "unsupervised", [2000] * 4, 100, 0.005, 0, "hybrids", 60_000),
         ("local_receptive_fields", "unsupervised", [16 * 128, 9 * 220, 4 * 512], 60, 0.01, 0, "hybrids", 60_000),
         ("recurrent", "recurrent", [2000] * 2, 60, 0.01, 0, "hard", 60_000),
         ("backprop", "backprop", [1000] * 3, 20, 1.0, 0, None, 60_000),
