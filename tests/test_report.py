@@ -133,8 +133,8 @@ def test_runs_that_differ_only_in_seed_and_folder_share_a_row(tmp_path, command)
     ]
     assert list(by_layer[0].values()) == ["matlab", "goodness", "9.00 ± 0.00", "8.00 ± 0.00", "-", "-", "7.00 ± 0.00"]
     # t of 97.5 % with 4 degrees of freedom is 2.776; 2.776 * 0.15811 / sqrt(5) = 0.196
-    assert list(measured[0].values()) == ["matlab", "fp32", "a CPU", "by goodness", "1.50 ± 0.16 [1.30, 1.70]"]
-    assert list(measured[1].values()) == ["matlab, learning_rate=0.02", "fp32", "a CPU", "by goodness", "3.00"]
+    assert list(measured[0].values()) == ["matlab", "a CPU, fp32", "by goodness", "1.50 ± 0.16 [1.30, 1.70]"]
+    assert list(measured[1].values()) == ["matlab, learning_rate=0.02", "a CPU, fp32", "by goodness", "3.00"]
 
 
 def test_configurations_of_older_and_newer_versions_share_a_row(tmp_path, command):
@@ -178,7 +178,7 @@ def test_rows_of_one_name_are_told_apart_by_what_they_differ_in_and_hardware_mak
     names = ["matlab, fp32", "matlab, bf16", "mine, supervised", "mine, recurrent", "twice, 2 x 30", "twice, 30-20"]
     for table in tables(command(tmp_path)):
         assert [row["run"] for row in table] == names
-    assert [row["hardware"] for row in table[:2]] == ["a CPU, a GPU, 1, 2, 12 threads", "a GPU"]
+    assert [row["hardware, precision"] for row in table[:2]] == ["a CPU, a GPU, 1, 2, 12 threads, fp32", "a GPU, bf16"]
     rows = table_rows(command("--published", *(tmp_path / name for name in "012")))
     assert [(row["experiment"], row["n"]) for row in rows if "matlab" in row["experiment"]] == [
         ("`matlab`, fp32", "4"), ("`matlab`, bf16", "1"),
@@ -265,7 +265,7 @@ def test_every_experiment_stands_beside_what_was_published(tmp_path, command):
     write_run(tmp_path / "c", 4, 3.0, **full)  # other images than the Matlab code's
     write_run(tmp_path / "d", 5, 3.0, name="paper", model__hidden_dims=dims, training__epochs=60)
     write_method(tmp_path / "e", "backprop", training__epochs=20, **rates, **decays, **full)
-    write_method(tmp_path / "f", "unsupervised", model__hidden_dims=dims, **full)
+    write_method(tmp_path / "f", "unsupervised", model__hidden_dims=dims, training__learning_rate=0.005, **full)
     write_method(tmp_path / "g", "unsupervised", name="local_receptive_fields", model__grids=[4, 3, 2], **local, **full)
     write_method(tmp_path / "h", "recurrent", seeds=2, model__hidden_dims=dims[:2], training__epochs=60, **full)
     write_run(tmp_path / "i", 0, 9.0, 1.9, name="quick", training__epochs=10)
@@ -312,14 +312,15 @@ def test_all_hardware_of_a_resumed_run_is_named(tmp_path, command):
     folder = write_run(tmp_path / "run", 0, 1.4, hardware="a CPU, 1 thread")
     result = json.loads((folder / "result.json").read_text())
     (folder / "result.json").write_text(json.dumps(result | {"resumed_from": earlier}))
-    assert tables(command(tmp_path))[-1][0]["hardware"] == "a CPU, another CPU, 1, 2 threads"
+    assert tables(command(tmp_path))[-1][0]["hardware, precision"] == "a CPU, another CPU, 1, 2 threads, fp32"
 
 
 def test_the_squares_of_local_receptive_fields_count_only_where_there_are_any(tmp_path, command):
-    write_method(tmp_path / "dense", "unsupervised", model__field=10)
-    write_run(tmp_path / "dense_too", 1, 0.0, method="unsupervised", name="unsupervised", model__field=14)
-    write_method(tmp_path / "local", "unsupervised", model__grids=[4, 3], model__field=10)
-    write_method(tmp_path / "local_too", "unsupervised", model__grids=[4, 3], model__field=13)
+    rate = {"training__learning_rate": 0.005}
+    write_method(tmp_path / "dense", "unsupervised", model__field=10, **rate)
+    write_run(tmp_path / "dense_too", 1, 0.0, method="unsupervised", name="unsupervised", model__field=14, **rate)
+    write_method(tmp_path / "local", "unsupervised", model__grids=[4, 3], model__field=10, **rate)
+    write_method(tmp_path / "local_too", "unsupervised", model__grids=[4, 3], model__field=13, **rate)
     rows, local = tables(command(tmp_path))[0], "unsupervised, grids=[4,3]"
     expected = [("unsupervised", "0, 1"), (local, "0"), (f"{local}, field=13", "0")]
     assert [(row["run"], row["seeds"]) for row in rows] == expected

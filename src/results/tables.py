@@ -194,12 +194,12 @@ def errors_by_layer(rows: list[dict[str, Any]]) -> str:
 
 
 def measured_on(rows: list[dict[str, Any]]) -> str:
-    """What the runs were computed on, and the 95 % interval of their mean error by `rule_of`."""
+    """What the runs were computed on, in which precision, and the 95 % interval of their mean error by `rule_of`."""
     cells = []
     for row in rows:
         spread = with_spread(row["errors"].get(rule_of(row)), interval=True)
-        cells.append([row["precision"], row["hardware"], RULES[rule_of(row)], spread])
-    return table_of(rows, ["precision", "hardware", "rule", "% [95 % interval]"], cells)
+        cells.append([f"{row['hardware']}, {row['precision']}", RULES[rule_of(row)], spread])
+    return table_of(rows, ["hardware, precision", "rule", "% [95 % interval]"], cells)
 
 
 def experiments_table(rows: list[dict[str, Any]], experiments: list[str]) -> str:
