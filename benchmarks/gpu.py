@@ -280,7 +280,7 @@ def main() -> None:
         at = At(arguments.device, arguments.dataset, arguments.data_root, *size)
         for part in arguments.parts:
             say(f"{part}: at most {SECONDS[part]} s")
-            result["parts"][part] = measured(PARTS[part], at, limit=SECONDS[part])
+            result["parts"][part] = measured(PARTS[part], at, limit=SECONDS[part]) | {"commit": here["commit"]}
             write_json(path, result)
     print(table(result))
 
