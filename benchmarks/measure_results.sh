@@ -53,5 +53,6 @@ for seed in $seeds; do # last, as each takes hours
         seed="$next"
     measure "paper_jitter/seed$next" experiment=paper_jitter seed="$next"
 done
+measure recurrent_3_layers/seed1 experiment=recurrent 'model.hidden_dims=[2000,2000,2000]' seed=1
 
 python -m src.report results

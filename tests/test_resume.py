@@ -708,15 +708,6 @@ def test_a_run_that_goes_on_with_other_code_names_both(monkeypatch, tmp_path, ov
     assert "the epochs before differ in commit; result.json will name both" in caplog.text
 
 
-def test_a_checkpoint_of_a_version_that_kept_no_origins_goes_on(tmp_path, overrides, whole):
-    path = last_but_one(whole, tmp_path)
-    content = torch.load(path, weights_only=True)
-    del content["origins"]
-    torch.save(content, path)
-    run(composed(*overrides), tmp_path, resume=True)
-    assert_same_run(tmp_path, whole)
-
-
 def test_the_checkpoint_before_is_kept(tmp_path):
     for epoch in (1, 2, 3):
         content = {"epoch": epoch, "state": {}, "metrics": [], "train_seconds": 0.0, "origins": []}

@@ -172,9 +172,9 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
         return None
     try:
         content = _load_whole(path, device)
-        if content.keys() | {"origins"} != {"epoch", "state", "metrics", "train_seconds", "origins"}:
+        if content.keys() != {"epoch", "state", "metrics", "train_seconds", "origins"}:
             raise CheckpointError(f"{path} is no checkpoint of a run")
-        return {"origins": []} | content  # which the checkpoints of older versions lack
+        return content
     except CheckpointError as error:
         offer = f"; the one before may be whole: {_move(previous, path)}" if previous.exists() else ""
         raise CheckpointError(f"{error}{offer}") from error
