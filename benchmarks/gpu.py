@@ -32,6 +32,7 @@ from benchmarks.plain import seconds_per_image
 from benchmarks.speed import EXPERIMENTS, NETS, REPOSITORY, Running, say, settings
 from src import methods
 from src.config.errors import one_line_errors
+from src.config.overrides import as_argument
 from src.config.values import SIDE, Config
 from src.datasets.batches import Examples
 from src.datasets.table import DATASETS, load
@@ -145,7 +146,7 @@ def resume(at: At) -> Iterator[Row]:
     def rows(name: str) -> Iterator[Row]:
         validation = f"data.validation_images={len(at.examples()[0]) - at.images}"
         unsaved = ("training.epochs=100", "evaluation.every=0", "training.checkpoint_every=0", "logging.pictures=false")
-        run = (f"experiment={name}", f"device={at.device}", f"dataset={at.dataset}", f"data.root={at.root}")
+        run = (f"experiment={name}", f"device={at.device}", f"dataset={at.dataset}", as_argument("data.root", at.root))
         run = (*run, *at.overrides, *unsaved, validation)
         with tempfile.TemporaryDirectory() as folder:
             stopped, whole = (f"{folder}/{part}" for part in ("stopped", "whole"))

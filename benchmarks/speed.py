@@ -14,7 +14,6 @@ first layer's product serves three passes), so it can be faster than these produ
 import argparse
 import os
 import re
-import shlex
 import statistics
 import subprocess
 import sys
@@ -33,7 +32,7 @@ from benchmarks.plain import seconds_per_image
 from src import methods
 from src.config.errors import one_line_errors
 from src.config.loading import CONFIGS, composed, load
-from src.config.overrides import as_typed
+from src.config.overrides import as_argument
 from src.config.values import SIDE, Config, ConfigError
 from src.datasets.batches import Examples, to_unit
 from src.datasets.table import load as load_data
@@ -303,7 +302,7 @@ def measure_plain_way(examples: Examples, device: torch.device) -> dict[str, flo
 def measure_process(root: str, device: torch.device) -> dict[str, float]:
     """Seconds from `python -m main` to its first step, and the peak memory (GB) of two epochs of the default run."""
     with tempfile.TemporaryDirectory() as folder:
-        common = [*shlex.split(as_typed("data.root", root)), f"device={device.type}"]
+        common = [as_argument("data.root", root), f"device={device.type}"]
         one_step = ["data.validation_images=59900", "evaluation.every=0", "training.epochs=1"]
         starts = []
         for repeat in range(3):
@@ -312,13 +311,12 @@ def measure_process(root: str, device: torch.device) -> dict[str, float]:
             with subprocess.Popen(
                 command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             ) as process:
-                said = []
+                line = ""
                 for line in process.stdout:
-                    said.append(line)
                     if line.startswith("epoch 1/"):
                         starts.append(time.perf_counter() - started)
             if process.returncode:
-                raise ConfigError(f"python -m main: {''.join(said[-1:]).strip()}")
+                raise ConfigError(f"python -m main: {line.strip()}")
         memory = [*common, "training.epochs=2", "evaluation.every=1", f"hydra.run.dir={folder}/memory"]
         peak = peak_resident_gb(memory)
     return {"first_step_seconds": statistics.median(starts), "peak_resident_gb": peak}

@@ -383,13 +383,14 @@ def test_the_host_never_waits_between_the_batches_of_an_epoch(monkeypatch, examp
         torch.cuda.set_sync_debug_mode("default")
 
 
-def assert_near(ours: nn.Module, theirs: nn.Module, precision: str) -> None:
+def assert_near(ours: nn.Module, theirs: nn.Module, precision: str, way: str) -> None:
     tolerance = {"fp32": 1e-4, "bf16": 0.03}[precision]
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert a.dtype == a.grad.dtype == torch.float32
-        # These have moved by little from zero, and the ReLU of few units may have been switched otherwise.
-        from_zero = "bias" in name or name.startswith("readout")
-        assert (a - b).norm() < tolerance * b.norm() * (3 if from_zero else 1), name
+        # Biases have moved by little from zero, and the ReLU of few units may have been switched otherwise. So may
+        # those that images are moved by, and the read-out of this way sees twelve units.
+        less_sure = "bias" in name or (way, name) == ("uniform, adversarial", "readout.weight")
+        assert (a - b).norm() < tolerance * b.norm() * (3 if less_sure else 1), name
 
 
 @on_cuda
@@ -397,13 +398,13 @@ def assert_near(ours: nn.Module, theirs: nn.Module, precision: str) -> None:
 @every_way
 def test_cuda_agrees_with_the_cpu(way, precision):
     ours, theirs = (updated(way, f"precision={precision}", device=device) for device in ("cuda", "cpu"))
-    assert_near(ours, theirs, precision)
+    assert_near(ours, theirs, precision, way)
 
 
 @every_way
 def test_bf16_products_stay_near_fp32_and_keep_fp32_weights(way):
     ours, theirs = updated(way, "precision=bf16"), updated(way)
-    assert_near(ours, theirs, "bf16")
+    assert_near(ours, theirs, "bf16", way)
     assert all((a != b).any() for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 

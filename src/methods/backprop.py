@@ -15,7 +15,7 @@ from src.layers.dropout import dropped, survivors
 from src.layers.products import linear, rows, significant, smooth_outer
 from src.layers.readout import Readout
 from src.methods import Published
-from src.negatives.codes import NUM_CLASSES
+from src.negatives.codes import one_hot
 from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
 from src.training.optimiser import SGD, descend, make_optimizer, momentum_of
@@ -69,10 +69,9 @@ def adversarial_images(net: BackpropNet, images: Tensor, labels: Tensor, length:
     As in src/methods/supervised.py, but the slope is carried down through all layers.
     """
     all_h = net.activities(images)
-    true = F.one_hot(labels, NUM_CLASSES)
-    wrong = net.readout(all_h[-1]).masked_fill(true.bool(), -torch.inf).softmax(dim=1)
+    wrong = net.readout(all_h[-1]).scatter(1, labels[:, None], -torch.inf).softmax(dim=1)
     # softmax - one-hot, divided by 1 - p(true), of which fp32 keeps nothing where the net is sure
-    dh = (wrong - true) @ net.readout.weight
+    dh = (wrong - one_hot(labels)) @ net.readout.weight
     for weight, h in zip(reversed(net.weights), reversed(all_h), strict=False):
         dh = linear(dh * (h > 0), weight.T, net.matmul_dtype)
     return images + length * F.normalize(dh)

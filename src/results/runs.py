@@ -104,7 +104,7 @@ def read_run(folder: Path) -> Run:
         wrong.append(" or ".join(f"test_error_{rule}" for rule in HEADLINES))
     if wrong:
         raise NotARun(f"result.json is not that of a run (no usable {', '.join(wrong)})")
-    used = [made["hardware"] for made in (result, *result.get("resumed_from", []))]  # "AMD EPYC, 2 threads"
+    used = [made["hardware"] for made in origins(result)]  # "AMD EPYC, 2 threads"
     with_threads = re.compile(r", (\d+) threads?$")
     result["processors"] = [with_threads.sub("", hardware) for hardware in used]
     result["threads"] = [int(threads) for hardware in used for threads in with_threads.findall(hardware)]
@@ -184,6 +184,11 @@ def one_a_seed(group: list[Run]) -> list[Run]:
         if counted is not run:
             print(f"not counted {run.folder}: the same seed as {counted.folder}", file=sys.stderr)
     return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+def origins(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of the content of result.json, what the last epochs were made by and, of a resumed run, those before."""
+    return [result, *result.get("resumed_from", [])]
 
 
 def percent_wrong(result: dict[str, Any]) -> dict[str, float]:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from src import methods
 from src.config.loading import METHODS
-from src.results.runs import Run, differing, errors_by_rule, experiment_values, grouped, one_a_seed, percent_wrong
+from src.results.runs import (
+    Run,
+    differing,
+    errors_by_rule,
+    experiment_values,
+    grouped,
+    one_a_seed,
+    origins,
+    percent_wrong,
+)
 from src.training.log import HEADLINES, clock, headline
 
 if TYPE_CHECKING:
@@ -301,12 +310,11 @@ def comparison(sides: dict[str, list[Run]], images: str = "test") -> str:
                 tested = [difference, f"{test.t:.2f}", f"{test.df:.1f}", f"{test.p:.2g}"]
         if samples:
             rows.append([what, *means, *tested])
-    made = {
-        name: [origin for run in runs for origin in (run.result, *run.result.get("resumed_from", []))]
-        for name, runs in sides.items()
-    }
     for key in ("hardware", "precision"):
-        used = {name: sorted({origin[key] for origin in made[name] if key in origin}) for name in sides}
+        used = {
+            name: sorted({made[key] for run in runs for made in origins(run.result) if key in made})
+            for name, runs in sides.items()
+        }
         if len(set().union(*used.values())) > 1 and not any(f"{key}=" in name for name in sides):
             sentences.append(f"{key} differs: " + "; ".join(f"'{name}' {', '.join(v)}" for name, v in used.items()))
     header = [f"{images} error (%)", *sides, "first - second", "t", "degrees of freedom", "p"]
