@@ -42,7 +42,7 @@ from src.training.log import provenance, read_json, write_json
 from src.training.validation import count_errors, scores_for
 
 # For each part, in order.
-SECONDS = {"tests": 40, "experiments": 90, "resume": 80, "timings": 80, "runs": 110, "compiled": 118}
+SECONDS = {"tests": 35, "experiments": 120, "resume": 85, "timings": 90, "runs": 85, "compiled": 100}
 CUDA_TESTS = ["tests/test_epochs.py", "tests/test_layers.py", "-k", "cuda or host_never_waits"]
 ONE_OF_EACH = ["paper", "recurrent", "unsupervised", "local_receptive_fields", "backprop"]
 SHORT = 8  # epochs, after which two runs of other random numbers differ by no more than a few points

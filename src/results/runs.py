@@ -23,7 +23,7 @@ RUN_FILES = {"config.yaml", "metrics.jsonl", "result.json"}
 IN_BOTH = ("name", "method", "dataset", "seed")  # of config.yaml and result.json
 RESULT_TYPES = {
     "name": str, "method": str, "dataset": str, "seed": int, "hidden_dims": list, "epochs": int, "train_images": int,
-    "precision": str, "hardware": str, "seconds_per_epoch": (int, float), "train_seconds": (int, float),
+    "precision": str, "device": str, "hardware": str, "seconds_per_epoch": (int, float), "train_seconds": (int, float),
 }  # fmt: skip
 
 

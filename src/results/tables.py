@@ -126,7 +126,8 @@ def summarise_runs(runs: list[Run]) -> dict[str, Any]:
     """A row of a table, unformatted: runs of one configuration and precision over its seeds.
 
     "changed" are the values that are not those of the experiment which the runs are named after or, without such an
-    experiment, the defaults of their method. "seconds_per_epoch" is the median; "shortest_seconds" a whole training's.
+    experiment, the defaults of their method. "seconds_per_epoch" is the median; "cpu_seconds" and "gpu_seconds" are
+    those of the shortest whole training on either, or None.
     """
     from src.results.statistics import summarise  # here, because a run's start need not wait for SciPy
 
@@ -134,6 +135,9 @@ def summarise_runs(runs: list[Run]) -> dict[str, Any]:
     of_experiment = experiment_values(first["name"])
     processors, threads = (
         sorted({used for run in runs for used in run.result[key]}) for key in ("processors", "threads")
+    )
+    on_cpu, on_gpu = (
+        [run.result["train_seconds"] for run in runs if (run.result["device"] == "cpu") == cpu] for cpu in (True, False)
     )
     with_threads = [f"{ranges(threads)} thread{'s' if threads != [1] else ''}"] if threads else []
     return {
@@ -146,7 +150,7 @@ def summarise_runs(runs: list[Run]) -> dict[str, Any]:
         "published": published_for(first["name"]) if values == of_experiment else None,
         "precision": first["precision"], "hardware": ", ".join(processors + with_threads),
         "seconds_per_epoch": median(run.result["seconds_per_epoch"] for run in runs),
-        "shortest_seconds": min(run.result["train_seconds"] for run in runs),
+        "cpu_seconds": min(on_cpu, default=None), "gpu_seconds": min(on_gpu, default=None),
     }  # fmt: skip
 
 
@@ -206,15 +210,17 @@ def measured_on(rows: list[dict[str, Any]]) -> str:
     """What the runs were computed on, in which precision, and the 95 % interval of their mean error by `rule_of`."""
     cells = []
     for row in rows:
-        spread = with_spread(row["errors"].get(rule_of(row)), interval=True)
-        cells.append([f"{row['hardware']}, {row['precision']}", RULES[rule_of(row)], spread])
+        error = row["errors"].get(rule_of(row))
+        limits = f" [{error.low:.2f}, {error.high:.2f}]" if error and error.n > 1 else ""
+        mean = f"{error.mean:.2f}" if error else "-"
+        cells.append([f"{row['hardware']}, {row['precision']}", RULES[rule_of(row)], mean + limits])
     return table_of(rows, ["hardware, precision", "rule", "% [95 % interval]"], cells)
 
 
 def experiments_table(rows: list[dict[str, Any]], experiments: list[str]) -> str:
     """Every experiment, with what was published and what was reached with exactly its values; "-" where nothing was.
 
-    Runs with another precision are further lines. The time is that of the shortest run.
+    Runs with another precision are further lines. The times are those of the shortest run on a CPU and on a GPU.
     """
     lines = []
     for name in experiments:
@@ -224,13 +230,14 @@ def experiments_table(rows: list[dict[str, Any]], experiments: list[str]) -> str
         for row, its_name in zip(reached or [None], names_of(reached) or [name], strict=True):
             here = row["errors"].get(rule_of(row)) if row else None
             n = str(here.n) if here else "0"
-            time = duration(row["shortest_seconds"]) if row else "-"
-            lines.append([f"`{name}`{its_name.removeprefix(name)}", *of_paper, with_spread(here), n, time])
-    return markdown(["experiment", "section", "published", "here", "n", "time"], lines)
+            seconds = (row[key] if row else None for key in ("cpu_seconds", "gpu_seconds"))
+            times = ["-" if shortest is None else duration(shortest) for shortest in seconds]
+            lines.append([f"`{name}`{its_name.removeprefix(name)}", *of_paper, with_spread(here), n, *times])
+    return markdown(["experiment", "section", "published", "here", "n", "CPU", "GPU"], lines)
 
 
 def duration(seconds: float) -> str:
-    """ "50 s", "11 min", "1.4 h": to two digits, for people."""
+    """ "50 s", "11 min", "1.4 h": for people."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
