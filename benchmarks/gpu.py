@@ -42,10 +42,10 @@ from src.training.log import provenance, read_json, write_json
 from src.training.validation import count_errors, scores_for
 
 # For each part, in order.
-SECONDS = {"tests": 35, "experiments": 120, "resume": 85, "timings": 90, "runs": 85, "compiled": 100}
+SECONDS = {"tests": 30, "experiments": 125, "resume": 85, "timings": 90, "runs": 85, "compiled": 100}
 CUDA_TESTS = ["tests/test_epochs.py", "tests/test_layers.py", "-k", "cuda or host_never_waits"]
 ONE_OF_EACH = ["paper", "recurrent", "unsupervised", "local_receptive_fields", "backprop"]
-SHORT = 8  # epochs, after which two runs of other random numbers differ by no more than a few points
+SHORT = 8  # epochs, after which the errors of most experiments differ by no more than a few points
 QUICK = ("model.hidden_dims=[32,18,8]", "training.epochs=2", "data.validation_images=0")
 NEEDS_CUDA = "needs CUDA"
 data = cache(load)
@@ -208,7 +208,8 @@ def whole_run(at: At, name: str, target: str) -> Iterator[Row]:
     times += [time.perf_counter() for _ in running.epochs]
     seconds = [after - before for before, after in pairwise(times)]
     start = max(0.0, seconds[0] - statistics.median(seconds))
-    yield f"{name}, {len(seconds)} epochs, {config.precision}", f"{sum(seconds) - start:.2f} s", target
+    what = f"{name}, {len(seconds)} epochs of {len(examples)}, {config.precision}"
+    yield what, f"{sum(seconds) - start:.2f} s", target
     yield f"{name}, start", f"{start:.2f} s", ""
     yield f"{name}, test error", f"{test_error(config, running.net, test):.2f} %", ""
 

@@ -5,7 +5,6 @@ import io
 import sys
 from collections import Counter
 from itertools import groupby
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from src import methods
@@ -126,8 +125,8 @@ def summarise_runs(runs: list[Run]) -> dict[str, Any]:
     """A row of a table, unformatted: runs of one configuration and precision over its seeds.
 
     "changed" are the values that are not those of the experiment which the runs are named after or, without such an
-    experiment, the defaults of their method. "seconds_per_epoch" is the median; "cpu_seconds" and "gpu_seconds" are
-    those of the shortest whole training on either, or None.
+    experiment, the defaults of their method. "cpu_seconds" and "gpu_seconds" are those of the shortest training on
+    either, or None.
     """
     from src.results.statistics import summarise  # here, because a run's start need not wait for SciPy
 
@@ -136,9 +135,8 @@ def summarise_runs(runs: list[Run]) -> dict[str, Any]:
     processors, threads = (
         sorted({used for run in runs for used in run.result[key]}) for key in ("processors", "threads")
     )
-    on_cpu, on_gpu = (
-        [run.result["train_seconds"] for run in runs if (run.result["device"] == "cpu") == cpu] for cpu in (True, False)
-    )
+    on_cpu = [run.result["train_seconds"] for run in runs if run.result["device"] == "cpu"]
+    on_gpu = [run.result["train_seconds"] for run in runs if run.result["device"] != "cpu"]
     with_threads = [f"{ranges(threads)} thread{'s' if threads != [1] else ''}"] if threads else []
     return {
         "run": first["name"], "method": first["method"], "net": net_name(first["hidden_dims"]),
@@ -149,7 +147,6 @@ def summarise_runs(runs: list[Run]) -> dict[str, Any]:
         "as_experiment": values == of_experiment,
         "published": published_for(first["name"]) if values == of_experiment else None,
         "precision": first["precision"], "hardware": ", ".join(processors + with_threads),
-        "seconds_per_epoch": median(run.result["seconds_per_epoch"] for run in runs),
         "cpu_seconds": min(on_cpu, default=None), "gpu_seconds": min(on_gpu, default=None),
     }  # fmt: skip
 
@@ -237,8 +234,8 @@ def experiments_table(rows: list[dict[str, Any]], experiments: list[str]) -> str
 
 
 def duration(seconds: float) -> str:
-    """ "50 s", "11 min", "1.4 h": for people."""
-    if seconds < 100:
+    """ "50 s", "11 min", "1.4 h": in the unit that reads best."""
+    if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
