@@ -28,7 +28,7 @@ def test_every_part_has_its_rows(tmp_path, few_images, monkeypatch, capsys):
     rows = {row[0]: row[1] for part in result["parts"].values() for row in part["rows"]}
     assert "(+0.0%)" in rows["paper"] and rows["paper, no graph"] == rows["paper, compiled"] == "needs CUDA"
     assert sum("relative difference 0.0e+00" in value for value in rows.values()) == 1
-    assert rows["matlab, 2 epochs, fp32"].endswith(" s") and rows["paper, test error"].endswith(" %")
+    assert rows["matlab, 2 epochs of 1000, fp32"].endswith(" s") and rows["paper, test error"].endswith(" %")
     monkeypatch.setattr(sys, "argv", ["gpu", str(path), "--show"])
     gpu.main()
     assert capsys.readouterr().out == done.stdout
