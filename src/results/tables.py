@@ -156,12 +156,13 @@ def rows_of(runs: list[Run]) -> list[dict[str, Any]]:
     return [summarise_runs(one_a_seed(group)) for group in grouped(runs, "precision")]
 
 
-def with_spread(summary: "Summary | None", interval: bool = False) -> str:
-    """ "1.42 ± 0.03" of several values, or "1.42 ± 0.03 [1.35, 1.49]"; "1.42" of one, "-" of none."""
+def with_spread(summary: "Summary | None", *, std: bool = True, interval: bool = False) -> str:
+    """ "1.42 ± 0.03 [1.35, 1.49]" of several values, with what is asked for; "1.42" of one, "-" of none."""
     if summary is None or summary.n == 1:
         return f"{summary.mean:.2f}" if summary else "-"
+    deviation = f" ± {summary.std:.2f}" if std else ""
     limits = f" [{summary.low:.2f}, {summary.high:.2f}]" if interval else ""
-    return f"{summary.mean:.2f} ± {summary.std:.2f}{limits}"
+    return f"{summary.mean:.2f}{deviation}{limits}"
 
 
 def names_of(rows: list[dict[str, Any]]) -> list[str]:
@@ -207,10 +208,8 @@ def measured_on(rows: list[dict[str, Any]]) -> str:
     """What the runs were computed on, in which precision, and the 95 % interval of their mean error by `rule_of`."""
     cells = []
     for row in rows:
-        error = row["errors"].get(rule_of(row))
-        limits = f" [{error.low:.2f}, {error.high:.2f}]" if error and error.n > 1 else ""
-        mean = f"{error.mean:.2f}" if error else "-"
-        cells.append([f"{row['hardware']}, {row['precision']}", RULES[rule_of(row)], mean + limits])
+        error = with_spread(row["errors"].get(rule_of(row)), std=False, interval=True)
+        cells.append([f"{row['hardware']}, {row['precision']}", RULES[rule_of(row)], error])
     return table_of(rows, ["hardware, precision", "rule", "% [95 % interval]"], cells)
 
 
