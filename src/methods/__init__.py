@@ -7,10 +7,9 @@ A method's module has
 - `phases(net, **training)`: what is trained, in order, with which update and which optimiser;
 - `scores(net, images)`: the score of every class by every way to classify (images in [0, 1], [B, 784] -> each [B, 10]);
   the first is the paper's;
-- `pictures(net, test, scores, **training)`: what can be drawn of a trained net, by file name;
 - `SMALLEST_BATCH`: how many images an update needs.
 
-The recurrent one has `draw_settling(net, image)` besides, for the page to draw on.
+What is drawn of a trained net is in src/pictures/methods.py.
 """
 
 from importlib import import_module

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from src.config import values
 from src.config.values import SIDE, number
-from src.datasets.batches import Examples
 from src.layers.dropout import dropped, survivors
 from src.layers.products import linear, rows, significant, smooth_outer
 from src.layers.readout import Readout
@@ -152,10 +151,3 @@ def phases(
 def scores(net: BackpropNet, images: Tensor) -> dict[str, Tensor]:
     """By the read-out ([B, 784] -> [B, 10])."""
     return {"one_pass": net.readout(net.activities(images)[-1])}
-
-
-def pictures(net: BackpropNet, test: Examples, scores: dict[str, Tensor], **_) -> dict:
-    """First-layer weights."""
-    from src.pictures.figures import draw_receptive_fields
-
-    return {"receptive_fields": draw_receptive_fields(net.weights[0].detach().cpu())}

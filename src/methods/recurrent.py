@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from src.config import values
 from src.config.values import SIDE, ConfigError, choices, number, one_of
-from src.datasets.batches import Examples, to_unit
 from src.layers.layer import FFLayer, LayerModel, length_normalise
 from src.layers.products import rows, significant, smooth_outer
 from src.layers.readout import Readout
-from src.layers.stack import activities, thresholds
+from src.layers.stack import activities
 from src.methods import Published
 from src.negatives import wrong_labels
 from src.negatives.codes import NUM_CLASSES, one_hot
@@ -264,89 +263,3 @@ def scores(net: RecurrentFFNet, images: Tensor) -> dict[str, Tensor]:
         "goodness_all_iterations": over_time.mean(dim=0).sum(dim=0),
         **{f"goodness_layer_{layer}": of_layer for layer, of_layer in enumerate(goodnesses, start=1)},
     }
-
-
-def pictures(net: RecurrentFFNet, test: Examples, scores: dict[str, Tensor], **_) -> dict:
-    """First-layer weights, the goodness of test images under their true and under wrong labels, and over the iterations
-    of three that are right and the three that are most wrong.
-    """
-    from src.pictures.figures import draw_goodness_of_labels, draw_receptive_fields, most_wrong
-
-    right = (scores["goodness"].argmax(dim=1) == test.labels).nonzero().flatten()[:3].tolist()
-    shown = right + most_wrong(scores["goodness"], test.labels, "goodness", count=3)
-    images = to_unit(test.images[shown]).to(net.layers[0].weight.device)
-    over_time = net.goodness_over_time(images).sum(dim=1).cpu()  # [T, L, N, 10] -> [T, N, 10]
-    return {
-        "receptive_fields": draw_receptive_fields(net.layers[0].weight.detach().cpu()),
-        "goodness": draw_goodness_of_labels(scores, test.labels, thresholds(net.layers)),
-        "goodness_over_time": draw_goodness_over_time(shown, test.images[shown], test.labels[shown], over_time),
-    }
-
-
-def draw_goodness_over_time(numbers: Sequence[int], images: Tensor, labels: Tensor, goodness: Tensor):
-    """The goodness of each label ([T, N, 10]) at iterations 1..T, for test images (uint8 [N, 784]) of such `numbers`
-    (a Figure).
-    """
-    from src.pictures.figures import NEGATIVE, POSITIVE, new_figure, show_digit
-
-    chosen = averaged(goodness).argmax(dim=1)
-    lines = -(-len(images) // 3)
-    figure = new_figure(13, 0.8 + 2.9 * lines)
-    axes = figure.subplots(lines, 6, width_ratios=[1, 2.2] * 3, squeeze=False).reshape(-1, 2)
-    for picture, curves in axes[len(images) :]:
-        picture.set_axis_off()
-        curves.set_axis_off()
-    for row, (picture, curves) in enumerate(axes[: len(images)]):
-        true, choice = labels[row].item(), chosen[row].item()
-        show_digit(picture, images[row], "gray_r", f"test image {numbers[row]}")
-        picture.set_axis_off()
-        draw_curves(curves, goodness[:, row], {choice: NEGATIVE, true: POSITIVE})
-        curves.set_title(f"true {true}, chosen {choice}")
-    for curves in axes[-3:, 1]:
-        curves.set_xlabel("iteration")
-    for curves in axes[::3, 1]:
-        curves.set_ylabel("goodness above the labels' mean", size=9)
-    figure.suptitle(
-        "Goodness of each label, all layers together (blue: the true label, orange: a wrong one that is chosen)\n"
-        f"The label with the most of it in iterations {FIRST_AVERAGED} to {LAST_AVERAGED} (shaded) is chosen",
-        size=11,
-    )
-    return figure
-
-
-def draw_curves(axis, goodness: Tensor, colours: dict[int, str]) -> None:
-    """The goodness of an image under each label ([T, 10]) over the iterations; labels without a colour are grey.
-
-    Shown is its distance from the mean of the ten labels', which rises and falls far more than they differ.
-    """
-    from src.pictures.figures import GREY
-
-    iterations = range(1, len(goodness) + 1)
-    differences = goodness - goodness.mean(dim=1, keepdim=True)
-    axis.axvspan(FIRST_AVERAGED - 0.5, LAST_AVERAGED + 0.5, color=GREY, alpha=0.2, linewidth=0)
-    for label, of_label in enumerate(differences.T.tolist()):
-        width = 2.2 if label in colours else 1
-        colour = colours.get(label, GREY)
-        axis.plot(iterations, of_label, color=colour, linewidth=width, zorder=1 + width)
-    axis.set_xticks(iterations)
-    axis.tick_params(labelsize=8)
-
-
-def draw_settling(net: RecurrentFFNet, image: Tensor):
-    """The goodness of one image (uint8 [784]) under each label over the iterations, all layers together (a Figure)."""
-    from src.pictures.figures import NEGATIVE, POSITIVE, new_figure
-
-    goodness = net.goodness_over_time(to_unit(image[None])).sum(dim=1)[:, 0]  # [T, L, 1, 10] -> [T, 10]
-    chosen, second = averaged(goodness).topk(2).indices.tolist()
-    colours = {chosen: POSITIVE, second: NEGATIVE}
-    figure = new_figure(6.4, 2.8)
-    axis = figure.subplots()
-    draw_curves(axis, goodness, colours)
-    for label, colour in colours.items():
-        end = axis.lines[label].get_xydata()[-1]
-        axis.annotate(str(label), end, (5, 0), textcoords="offset points", color=colour, va="center")
-    deciding = f"the label with the most in iterations {FIRST_AVERAGED} to {LAST_AVERAGED} (shaded) is chosen"
-    axis.set_title(f"Goodness of each label, all layers together: {deciding}", size=9)
-    axis.set_xlabel("iteration")
-    axis.set_ylabel("above the labels' mean", size=9)
-    return figure

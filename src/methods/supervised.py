@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from src.config import values
 from src.config.values import SIDE, choices, number, one_of, widths
-from src.datasets.batches import Examples, to_unit
 from src.layers.dropout import dropped, survivors
 from src.layers.layer import FFLayer, LayerModel, length_normalise, root_mean_square
 from src.layers.products import linear
 from src.layers.readout import Readout
-from src.layers.stack import activities, dense_layers, normalised, thresholds
+from src.layers.stack import activities, dense_layers, normalised
 from src.methods import Published
 from src.negatives import wrong_labels
 from src.negatives.codes import NUM_CLASSES, embed, neutral, one_hot
@@ -251,38 +250,3 @@ def standardised(scores: Tensor) -> Tensor:
     """Each image's scores, with mean 0 and standard deviation 1 over the labels ([B, 10] -> [B, 10])."""
     deviation, mean = torch.std_mean(scores, dim=1, keepdim=True)
     return (scores - mean) / (deviation + 1e-8)
-
-
-def pictures(net: FFNet, test: Examples, scores: dict[str, Tensor], *, adversarial: float, **_) -> dict:
-    """First-layer weights, the goodness of test images under their true and under wrong labels, and adversarial images
-    where the net has learned from such.
-    """
-    from src.pictures.figures import draw_goodness_of_labels, draw_receptive_fields
-
-    weight = net.layers[0].weight.detach().cpu().clone()
-    weight[:, :NUM_CLASSES] = 0  # those of the label's pixels would outshine the rest
-    return {
-        "receptive_fields": draw_receptive_fields(weight),
-        "goodness": draw_goodness_of_labels(scores, test.labels, thresholds(net.layers)),
-        **({"adversarial": draw_adversarial(net, test.first_of_each_class(), adversarial)} if adversarial else {}),
-    }
-
-
-@torch.no_grad()
-def draw_adversarial(net: FFNet, examples: Examples, length: float):
-    """A row of images, one of the `adversarial_images` of them under their true and their hardest wrong label, and one
-    of what has been added (a Figure).
-    """
-    from src.pictures.figures import draw_rows
-
-    examples = examples.to(net.layers[0].weight.device)
-    images, labels = to_unit(examples.images), examples.labels
-    wrong_labels = scores(net, images)["one_pass"].scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
-    codes = one_hot(torch.cat([labels, wrong_labels]))
-    moved = adversarial_images(net.layers[0], images, codes, net.product_weights()[0], length)
-    added = moved - images
-    pixels = {"image": images, "moved": moved, "added": (1 + added / added.abs().max()) / 2}
-    return draw_rows(
-        {name: (255 * row).clamp(0, 255).byte().cpu() for name, row in pixels.items()},
-        f"Images moved by {length:g} (L2) against the first layer's loss, and what was added (grey: nothing)",
-    )

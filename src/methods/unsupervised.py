@@ -13,14 +13,12 @@ from torch import Tensor, nn
 
 from src.config import values
 from src.config.values import SIDE, ConfigError, choices, number, one_of, widths
-from src.datasets.batches import Examples, to_unit
 from src.layers.layer import FFLayer, LayerModel, length_normalise
 from src.layers.local import local_layers
 from src.layers.readout import Readout
-from src.layers.stack import activities, dense_layers, normalised, thresholds
+from src.layers.stack import activities, dense_layers, normalised
 from src.methods import Published
 from src.negatives import images as negative_images
-from src.negatives.masks import mixed, random_masks
 from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
 from src.training.optimiser import SGD, descend, make_optimizer, momentum_of
@@ -165,43 +163,3 @@ def scores(net: UnsupervisedNet, images: Tensor) -> dict[str, Tensor]:
     """By the read-outs, the paper's first; no label is written anywhere ([B, 784] -> each [B, 10])."""
     features = net.features(normalised(net.layers, length_normalise(images)))
     return {rule: net.readouts[rule](n) for rule, n in features.items()}
-
-
-def pictures(net: UnsupervisedNet, test: Examples, scores: dict[str, Tensor], *, blurs: int, **_) -> dict:
-    """First-layer weights, hybrids, and the goodness of test images and of hybrids of them."""
-    from src.pictures.figures import draw_goodness, draw_receptive_fields
-
-    device = net.layers[0].weight.device
-    masks = random_masks(len(test), SIDE, blurs, torch.Generator().manual_seed(0))
-    one_of_each = test.first_of_each_class().images
-    goodnesses = goodness_with_hybrids(net, test.images.to(device), masks.to(device))
-    return {
-        "receptive_fields": draw_receptive_fields(net.layers[0].weight.detach().cpu()),
-        "hybrids": draw_hybrids(one_of_each, masks[: len(one_of_each)]),
-        "goodness": draw_goodness(*goodnesses, thresholds(net.layers), ("test images", "hybrids of them")),
-    }
-
-
-@torch.no_grad()
-def goodness_with_hybrids(
-    net: UnsupervisedNet, images: Tensor, masks: Tensor, batch_size: int = 1000
-) -> tuple[Tensor, Tensor]:
-    """G_l of images (uint8 [N, 784]) and of the hybrids that `masks` (bool [N, 784]) make of them (each [L, N])."""
-    batches = []
-    for positives, mask in zip(images.split(batch_size), masks.split(batch_size), strict=True):
-        positives = to_unit(positives)
-        both = net.activities(torch.cat([positives, mixed(positives, mask)]))
-        goodnesses = [layer.goodness(h).view(2, -1) for layer, h in zip(net.layers, both, strict=True)]
-        batches.append(torch.stack(goodnesses))  # [L, 2, B]
-    return torch.cat(batches, dim=2).cpu().unbind(dim=1)
-
-
-def draw_hybrids(images: Tensor, masks: Tensor):
-    """A row of images (uint8 [N, 784]), one of masks (bool [N, 784]), one of the hybrids that they make (a Figure)."""
-    from src.pictures.figures import draw_rows
-
-    return draw_rows(
-        {"image": images, "mask": 255 * masks, "hybrid": mixed(images, masks)},
-        "A hybrid is the image where the mask is white, and the image to its left where it is black\n"
-        "(for the first one, the last)",
-    )
