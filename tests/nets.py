@@ -13,11 +13,13 @@ from src import experiment, methods
 from src.config.loading import composed, load
 from src.config.values import Config
 from src.datasets.batches import Examples
+from src.layers.connections import Map
 from src.layers.stack import dense_layers
 from src.methods.supervised import FFNet
 from src.training.optimiser import SGD, make_optimizer
 
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+MNIST_MAP = Map(28, 28, 1)
 INPUT_DIM, HIDDEN_DIMS, BATCH = 30, [17, 9, 13], 6
 TINY = 1e-8  # of the length normalisation
 LAYER = dict(  # configs/layers.yaml
@@ -65,7 +67,7 @@ def examples(count: int = 25) -> Examples:
     """Random images of 28 x 28 pixels, and labels."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 784), dtype=torch.uint8, generator=generator)
-    return Examples(images, torch.randint(0, 10, (count,), generator=generator))
+    return Examples(images, torch.randint(0, 10, (count,), generator=generator), MNIST_MAP, 10)
 
 
 WAYS = {  # to train: every step of src/

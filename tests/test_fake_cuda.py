@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from nets import WAYS, configured
+from nets import MNIST_MAP, WAYS, configured
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from src import methods
@@ -26,7 +26,7 @@ class Generator(torch.Generator):
 
 def fake_examples() -> Examples:
     images = torch.empty(COUNT, 784, dtype=torch.uint8, device="cuda")
-    return Examples(images, torch.empty(COUNT, dtype=torch.int64, device="cuda"))
+    return Examples(images, torch.empty(COUNT, dtype=torch.int64, device="cuda"), MNIST_MAP, 10)
 
 
 def what_it_updates_is_on_the_gpu(optimizer: SGD) -> None:
@@ -54,5 +54,5 @@ def test_steps_and_scores_stay_on_the_gpu(monkeypatch, way, precision):
             for batch in torch.empty(COUNT, dtype=torch.int64, device="cuda").split(BATCH):
                 update(batch)
             assert {total.device.type for total in totals.values()} == {"cuda"}
-        scores = methods.named(config.method).scores(net, torch.empty(BATCH, 784, device="cuda"))
+        scores = methods.named(config.method).scores(net, torch.empty(BATCH, 784, device="cuda"), MNIST_MAP, 10)
         assert {of_classes.device.type for of_classes in scores.values()} == {"cuda"}
