@@ -12,6 +12,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from src.datasets.batches import Examples
+from src.layers.connections import Map
+from src.layers.layer import FFLayer
+from src.layers.losses import WITHOUT_THRESHOLD
 from src.training.checkpoint import write_atomically
 from src.training.log import HEADLINES, scalars
 
@@ -19,7 +22,6 @@ DPI = 110
 # Okabe and Ito's palette, which the colour-blind can tell apart.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 POSITIVE, NEGATIVE = COLOURS[:2]
-Map = tuple[int, int, int]  # height, width, channels
 HEIGHTS = {"goodness": "goodness above the lowest one's", "one_pass": "probability (%)"}
 
 
@@ -39,7 +41,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
 def show_image(axis: Axes, image: Tensor, shape: Map, greys: str) -> None:
     """An image (uint8 [D]) without ticks: in colour if it has three channels, else in `greys`."""
     pixels = image.view(shape)
-    axis.imshow(pixels if shape[2] == 3 else pixels.float().mean(dim=2), cmap=greys, vmin=0, vmax=255)
+    axis.imshow(pixels if shape.channels == 3 else pixels.float().mean(dim=2), cmap=greys, vmin=0, vmax=255)
     axis.set(xticks=[], yticks=[])
 
 
@@ -91,20 +93,20 @@ def draw_learning_curve(metrics: list[dict]) -> Figure:
     return figure
 
 
-def draw_goodness(goodnesses: dict[str, Tensor], thresholds: Sequence[float | None]) -> Figure:
+def draw_goodness(goodnesses: dict[str, Tensor], layers: Sequence[FFLayer]) -> Figure:
     """How far the goodness of positives and of negatives ([L, N], [L, M], by name) lie apart in each layer, and the
     layer's threshold theta, if its loss has one.
     """
-    figure = new_figure(4.2 * len(thresholds), 3.6)
-    axes = figure.subplots(1, len(thresholds), squeeze=False)[0]
-    for layer, (axis, theta, *both) in enumerate(zip(axes, thresholds, *goodnesses.values(), strict=True), start=1):
+    figure = new_figure(4.2 * len(layers), 3.6)
+    axes = figure.subplots(1, len(layers), squeeze=False)[0]
+    for number, (axis, layer, *both) in enumerate(zip(axes, layers, *goodnesses.values(), strict=True), start=1):
         low, high = torch.quantile(torch.cat(both), torch.tensor([0.001, 0.999])).tolist()
         for values, colour, name in zip(both, (POSITIVE, NEGATIVE), goodnesses, strict=True):
             style = {"weights": torch.full_like(values, 100 / len(values)).numpy(), "color": colour, "alpha": 0.6}
             axis.hist(values.clamp(low, high).numpy(), bins=60, range=(low, high), label=name, **style)
-        if theta is not None:
-            axis.axvline(theta, color="black", linestyle="--", label=f"threshold {theta:g}")
-        axis.set(title=f"Layer {layer}", xlabel="goodness", ylabel="test cases (%)")
+        if layer.loss not in WITHOUT_THRESHOLD:
+            axis.axvline(layer.theta, color="black", linestyle="--", label=f"threshold {layer.theta:g}")
+        axis.set(title=f"Layer {number}", xlabel="goodness", ylabel="test cases (%)")
         axis.set_ylim(top=1.4 * axis.get_ylim()[1])  # room for the legend
         axis.legend(loc="upper left", framealpha=1)
     return figure
