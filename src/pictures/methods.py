@@ -74,8 +74,8 @@ def draw_hybrids(net: unsupervised.Net, test: Examples, blurs: int) -> dict[str,
     both = activities(net.layers, to_unit(torch.cat([some, mixed(some, masks)])))
     goodness = torch.stack([layer.goodness(h) for layer, h in zip(net.layers, both, strict=True)])  # [L, 2N]
     both = dict(zip(("test images", "hybrids of them"), goodness.chunk(2, dim=1), strict=True))
-    masks = masks[: len(examples)]
-    rows = {"image": examples, "mask": 255 * masks.byte(), "hybrid": mixed(examples, masks)}
+    shown = masks[: len(examples)]
+    rows = {"image": examples, "mask": 255 * shown.byte(), "hybrid": mixed(examples, shown)}
     title = "A hybrid is the image where the mask is white, and the image to its left where it is black"
     return {
         "hybrids": figures.draw_rows(rows, net.shape, f"{title}\n(for the first one, the last)"),
@@ -101,8 +101,7 @@ def draw_settling(net: recurrent.Net, image: Tensor) -> Figure:
     chosen, second = recurrent.averaged(goodness).topk(2).indices.tolist()
     figure = figures.new_figure(6.4, 2.8)
     draw_curves(figure.subplots(), goodness, {chosen: figures.POSITIVE, second: figures.NEGATIVE})
-    deciding = f"the one with the most in iterations {FIRST} to {LAST} (shaded) is chosen"
-    figure.suptitle(f"Goodness of each label: {deciding}", size=9)
+    figure.suptitle(f"Goodness of each label: the one with the most in iterations {FIRST} to {LAST} is chosen", size=9)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Results as tables in Markdown: of one run, and of many over their seeds."""
+"""Results as tables in Markdown: of one run, and of many over their seeds, in the rows that `rows_of` makes."""
 
 import json
 import re
@@ -37,9 +37,6 @@ def net_name(hidden_dims: list[int]) -> str:
     return f"{len(hidden_dims)} x {hidden_dims[0]}" if alike else "-".join(map(str, hidden_dims))
 
 
-# --- One run --------------------------------------------------------------------------------------------------------
-
-
 def result_table(result: dict[str, Any]) -> str:
     """The closing table of one run: its test errors beside those published for its method, and its protocol.
 
@@ -76,9 +73,6 @@ def errors_table(outcome: dict[str, Any]) -> str:
         [[rule, f"{100 * count / images:.2f}", str(count), str(then.get(rule, "-"))] for rule, count in now.items()],
     )
     return f"\n{table}\n"
-
-
-# --- Runs over their seeds: rows of `src.results.runs.rows_of` ------------------------------------------------------
 
 
 def ranges(numbers: list[int]) -> str:
