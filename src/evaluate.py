@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 if not __package__:  # as in `python src/evaluate.py`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from src import methods
 from src.config.errors import one_line_errors
 from src.config.loading import load_saved
 from src.config.values import ConfigError
@@ -35,16 +35,14 @@ def load_trained(folder: Path, device: str = "auto") -> nn.Module:
     """
     config, device = load_saved(folder), use(device)
     config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
-    net = new_net(config).to(device)
     if not (folder / "model.pt").is_file():
         if (folder / "result.json").is_file():
             raise ConfigError(f"{folder}: this run's net was not kept (no model.pt)")
         raise ConfigError(f"{folder}: this run is not finished (no model.pt); go on with: {resuming(folder)}")
     try:
-        load_model(net, folder / "model.pt")
+        return load_model(partial(new_net, config), folder / "model.pt", device)
     except CheckpointError as error:
         raise ConfigError(f"{folder}: {error}") from error
-    return net
 
 
 def tested(
@@ -56,7 +54,7 @@ def tested(
     """
     config, net = load_saved(folder), load_trained(folder, device)
     test = load_test(config.dataset, data_root or config.data.root, next(net.parameters()).device)
-    scores = scores_for(methods.named(config.method).scores, net, test.images, config.evaluation.batch_size)
+    scores = scores_for(net, test.images, config.evaluation.batch_size)
     return net, test, scores
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from src import methods
 from src.config.loading import check_sizes
@@ -18,6 +17,8 @@ from src.config.overrides import as_typed
 from src.config.values import Config, ConfigError
 from src.datasets.batches import Examples, check_jitter
 from src.datasets.table import load
+from src.layers.connections import Map
+from src.methods.net import Net
 from src.training.checkpoint import (
     LATEST,
     CheckpointError,
@@ -33,9 +34,8 @@ from src.training.checkpoint import (
 from src.training.compiling import compiler_failure
 from src.training.cuda_graph import capture_failure
 from src.training.device import PRECISIONS, describe, resolve_precision, use
-from src.training.epochs import Diverged, Phase, train_epochs
+from src.training.epochs import Diverged, train_epochs
 from src.training.log import REPOSITORY, RunLog, provenance, read_result, write_json
-from src.training.optimiser import averaged
 from src.training.signals import Stopped, StopSignals
 from src.training.validation import count_errors, scores_for
 
@@ -91,7 +91,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         f"run in {out_dir}"
     )
 
-    net = new_net(config).to(device)
+    net = new_net(config, examples.shape, examples.classes).to(device)
     try:
         with locked(out_dir / "config.yaml"):
             delete_half_written(out_dir)
@@ -101,7 +101,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         raise ConfigError(f"{out_dir}: another process is training this run") from error
 
     # The test images are used here for the first and the only time.
-    scores = scores_for(methods.named(config.method).scores, net, test.images, config.evaluation.batch_size)
+    scores = scores_for(net, test.images, config.evaluation.batch_size)
     errors = count_errors(scores, test)
     results = {
         **{f"test_error_{rule}": 100 * count / len(test) for rule, count in errors.items()},
@@ -127,17 +127,10 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     return results
 
 
-def new_net(config: Config) -> nn.Module:
+def new_net(config: Config, shape: Map, classes: int) -> Net:
     """The net of `config`, whose precision is resolved, with initial weights from `config.seed`, on the CPU."""
     options = {"generator": torch.Generator().manual_seed(config.seed), "matmul_dtype": PRECISIONS[config.precision]}
-    return methods.named(config.method).new_net(**vars(config.model), **options)
-
-
-def phases_of(config: Config, net: nn.Module) -> list[Phase]:
-    """What `config` trains: of the values in `training`, those that are not the loop's are the method's."""
-    loops = ("batch_size", "cuda_graph", "checkpoint_every", "average_epochs")
-    own = {key: value for key, value in vars(config.training).items() if key not in loops}
-    return methods.named(config.method).phases(net, **own)
+    return methods.named(config.method).Net(config.model, shape, classes, **options)
 
 
 def resuming(folder: Path) -> str:
@@ -165,14 +158,12 @@ def train(
         the seconds of training alone, the epochs of each phase, and the other origins of epochs before a resumption.
     """
     generator = torch.Generator(examples.labels.device).manual_seed(config.seed)
-    phases = phases_of(config, net)
+    phases = net.phases(config.training)
     epochs = sum(phase.epochs for phase in phases)
-    average = averaged(net, config.training.average_epochs)
-    tested = average.module if average else net
     # What the last whole epoch left.
     done: dict[str, Any] = {"epoch": 0, "metrics": [], "train_seconds": 0.0, "origins": []}
     if resume:
-        done = restore(out_dir, net, average, generator) or done
+        done = restore(out_dir, net, generator) or done
         log.info(f"resumed after epoch {done['epoch']} of {epochs}")
     earlier = [other for other in done["origins"] if other != origin]
     if differs := [key for key in origin if any(other.get(key) != origin[key] for other in earlier)]:
@@ -196,19 +187,15 @@ def train(
                 with stop.allowed():
                     figures = next(training)
                 seconds += time.perf_counter() - started
-                if average:
-                    average.update_parameters(net)
                 record, last = {"epoch": epoch, **figures}, epoch == epochs
                 if validate_every and (epoch % validate_every == 0 or last):
-                    scores = scores_for(
-                        methods.named(config.method).scores, tested, validation.images, config.evaluation.batch_size
-                    )
+                    scores = scores_for(net, validation.images, config.evaluation.batch_size)
                     errors = count_errors(scores, validation)
                     record |= {"validation_images": len(validation), "validation_errors": errors}
                 run_log.epoch(record)
                 done = {
                     "epoch": epoch,
-                    "state": training_state(net, average, generator),
+                    "state": training_state(net, generator),
                     "train_seconds": seconds,
                     "origins": [*earlier, origin],
                 }
@@ -233,7 +220,6 @@ def train(
                     without = f"go on without: {resuming(out_dir)} training.{key}=false"
                     raise ConfigError(f"training.{key}=true: {failure}; {without}") from error
             raise
-    net.load_state_dict(tested.state_dict())
     return seconds, [phase.epochs for phase in phases], earlier
 
 
@@ -242,14 +228,12 @@ def save(out_dir: Path, done: dict[str, Any], run_log: RunLog) -> None:
     save_checkpoint(out_dir, done | {"metrics": run_log.records})
 
 
-def restore(
-    out_dir: Path, net: nn.Module, average: AveragedModel | None, generator: torch.Generator
-) -> dict[str, Any] | None:
-    """Puts net, average and generator into the state of the checkpoint in `out_dir`, and returns its content."""
+def restore(out_dir: Path, net: nn.Module, generator: torch.Generator) -> dict[str, Any] | None:
+    """Puts net and generator into the state of the checkpoint in `out_dir`, and returns its content."""
     try:
         done = load_checkpoint(out_dir, generator.device)
         if done:
-            restore_training_state(net, average, generator, done["state"])
+            restore_training_state(net, generator, done["state"])
     except CheckpointError as error:
         raise ConfigError(f"resume={out_dir}: {error}") from error
     return done

@@ -92,6 +92,7 @@ def checked(values: DictConfig) -> Config:
     if not (row := DATASETS[config.dataset]).own:
         check_sizes(config, row.train_images)
         check_jitter(config.data.jitter, row.shape)
+        config.model.check_images(row.shape, row.classes)
     return config
 
 

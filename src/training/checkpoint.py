@@ -6,14 +6,15 @@ import os
 import shlex
 import uuid
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+
+from src.layers.connections import Map
 
 try:
     import fcntl
@@ -95,15 +96,20 @@ def save_model(model: nn.Module, path: Path) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def load_model(model: nn.Module, path: Path) -> None:
-    """Puts what `save_model` wrote into `model`, on its device.
+def load_model(new_net: Callable[[Map, int], nn.Module], path: Path, device: torch.device) -> nn.Module:
+    """The net that `save_model` wrote, on `device`, made by `new_net` for its images' shape and its number of classes.
 
     Raises:
         CheckpointError: the file was cut short or changed, or is of another architecture.
     """
-    state = _load_whole(path, next(model.parameters()).device)
+    state = _load_whole(path, device)
+    if len(state.get("sizes", ())) != 4:
+        raise CheckpointError(f"{path} is not a net of this version: it does not say for what images it was made")
+    *shape, classes = state["sizes"].tolist()
+    model = new_net(Map(*shape), classes).to(device)
     _check_architecture(model, state)
     model.load_state_dict(state)
+    return model
 
 
 def _check_architecture(model: nn.Module, state: dict[str, Tensor]) -> None:
@@ -116,19 +122,16 @@ def _check_architecture(model: nn.Module, state: dict[str, Tensor]) -> None:
             raise CheckpointError(f"the checkpoint is of another architecture: {what}")
 
 
-def training_state(model: nn.Module, average: AveragedModel | None, generator: torch.Generator) -> dict[str, Any]:
+def training_state(model: nn.Module, generator: torch.Generator) -> dict[str, Any]:
     """A copy of all that the next epoch depends on: weights, biases, running means, read-out, g, average, generator."""
     return {
         "model": {name: tensor.clone() for name, tensor in model.state_dict().items()},
         "smoothed_gradients": {name: parameter.grad.clone() for name, parameter in model.named_parameters()},
-        "average": {name: tensor.clone() for name, tensor in average.state_dict().items()} if average else None,
         "generator": generator.get_state(),
     }
 
 
-def restore_training_state(
-    model: nn.Module, average: AveragedModel | None, generator: torch.Generator, state: dict[str, Any]
-) -> None:
+def restore_training_state(model: nn.Module, generator: torch.Generator, state: dict[str, Any]) -> None:
     """Puts a `training_state` back, in place.
 
     Raises:
@@ -142,8 +145,6 @@ def restore_training_state(
             f"the checkpoint is of another kind of device than {generator.device}; its run goes on only there"
         ) from error
     model.load_state_dict(state["model"])
-    if average:
-        average.load_state_dict(state["average"])
     for name, parameter in model.named_parameters():
         parameter.grad.copy_(state["smoothed_gradients"][name])
 
