@@ -77,6 +77,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     examples, validation, test = load(config.dataset, config.data.root, device, config.data.validation_images)
     check_sizes(config, len(examples) + len(validation))
     check_jitter(config.data.jitter, examples.shape)
+    config.model.check_images(examples.shape, examples.classes)
     if not resume:
         out_dir.mkdir(parents=True, exist_ok=True)
         try:

@@ -101,7 +101,7 @@ def _examples(row: Dataset, root: Path | str) -> list[Examples]:
     ):  # fmt: skip
         right = images.dtype == np.uint8 and images.ndim in (3, 4) and labels.dtype.kind in "iu" and images.size
         if not right or images.shape[:1] != labels.shape:
-            rule = "images should be uint8 [N, H, W] or [N, H, W, C] and labels whole numbers [N], not none"
+            rule = "images should be uint8 [N, H, W] or [N, H, W, C] and labels whole numbers [N], N above 0"
             found = " and ".join(f"{array.dtype} {list(array.shape)}" for array in (images, labels))
             raise DataError(f"{root}: {side} {rule}; they are {found}")
         images = images.reshape(*images.shape[:3], -1)  # [N, H, W, C]
