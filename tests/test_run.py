@@ -122,8 +122,14 @@ def unfinish(folder: Path) -> None:
     [
         (unfinish, "this run is not finished (no model.pt); go on with: python -m main resume="),
         (lambda folder: (folder / "model.pt").unlink(), "this run's net was not kept (no model.pt)"),
-        (lambda folder: (folder / "model.pt").write_bytes(b"PK"), "model.pt is damaged or not ours"),
-        (lambda folder: (folder / "result.json").write_text("{"), "result.json is damaged (Expecting property name"),
+        (
+            lambda folder: (folder / "model.pt").write_bytes(b"PK"),
+            "model.pt is damaged or not of this net (BadZipFile: File is not a zip file); without it and result.json, ",
+        ),
+        (
+            lambda folder: (folder / "result.json").write_text("{"),
+            "result.json is damaged or cannot be read: Expecting property name",
+        ),
         (lambda folder: (folder / "config.yaml").unlink(), "there is no run (no config.yaml)"),
     ],
     ids=["not finished", "net not kept", "damaged", "result damaged", "no run"],

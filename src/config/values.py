@@ -117,7 +117,6 @@ class Training:
     readout_weight_decay: float = number(at_least=0)
     momentum: float = number(at_least=0, below=1)
     decay_in_momentum: bool = MISSING
-    average_epochs: int = number(at_least=0)
     compile: bool = MISSING
     cuda_graph: bool = MISSING
     checkpoint_every: float = number(at_least=0)

@@ -136,7 +136,7 @@ def phases(
 ) -> list[Phase]:
     """One. `rates` are those of `make_optimizer`."""
     optimizer = make_optimizer(net.named_parameters(), **rates)
-    update = compiled(step, net.weights[0].device) if compile else step
+    update = compiled(step) if compile else step
     scale = 1 / (1 - dropout)  # keeps the mean, as is usual
 
     def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

@@ -235,7 +235,7 @@ def step(
 def phases(net: RecurrentFFNet, *, epochs: int, negatives: str, compile: bool, **rates) -> list[Phase]:
     """One. `rates` are those of `make_optimizer`."""
     optimizer = make_optimizer(net.named_parameters(), **rates)
-    update = compiled(step, net.layers[0].weight.device) if compile else step
+    update = compiled(step) if compile else step
 
     def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         noise = images.new_empty(len(images), NUM_CLASSES).exponential_(generator=generator)

@@ -200,7 +200,7 @@ def phases(
 ) -> list[Phase]:
     """One: everything learns together. `rates` are those of `make_optimizer`."""
     optimizer = make_optimizer(net.named_parameters(), **rates)
-    update = compiled(step, net.layers[0].weight.device) if compile else step
+    update = compiled(step) if compile else step
     rounding = compile and net.layers[0].matmul_dtype != torch.float32
     rounded = RoundedWeights([layer.weight for layer in net.layers], net.layers[0].matmul_dtype) if rounding else None
     scale = (1 - dropout) ** -0.5  # keeps the mean sum of squares

@@ -146,7 +146,7 @@ def phases(
     `rates` are those of `make_optimizer`.
     """
     optimizer = make_optimizer(net.named_parameters(), **rates)
-    update = compiled(step, net.layers[0].weight.device) if compile else step
+    update = compiled(step) if compile else step
     make_negatives = partial(NEGATIVE_IMAGES[negatives], blurs=blurs)
 
     def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

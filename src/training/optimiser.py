@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim.sgd import sgd
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class SGD:
@@ -83,11 +82,6 @@ def set_gain(optimizer: SGD, value: float) -> None:
     """Every learning rate = `value` times the one it started with."""
     for group in optimizer.param_groups:
         group["lr"].fill_(value * group["initial_lr"])
-
-
-def averaged(net: nn.Module, epochs: int) -> AveragedModel | None:
-    """An exponential average of the weights of `net`, updated once an epoch, over about so many `epochs`; 0: None."""
-    return AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / epochs)) if epochs else None
 
 
 def momentum_of(optimizer: SGD) -> float:
