@@ -289,7 +289,7 @@ def measure_experiment(name: str, examples: Examples, precision: str, device: to
 def measure_plain_way(examples: Examples, device: torch.device) -> dict[str, float]:
     """Seconds per image of the plain way at 3 x 1000, with and without loader processes."""
     dims = [SIDE * SIDE, *NETS["matlab"]]
-    host = Examples(examples.images.cpu(), examples.labels.cpu())
+    host = examples.to("cpu")
     return {
         f"{workers} loader processes": seconds_per_image(
             host, dims, batch_size=100, images=6000, workers=workers, device=device

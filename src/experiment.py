@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor, nn
 
 from src import methods
 from src.config.loading import check_sizes
@@ -17,9 +16,11 @@ from src.config.overrides import as_typed
 from src.config.values import Config, ConfigError
 from src.datasets.batches import Examples
 from src.datasets.table import load
+from src.layers.connections import Map
+from src.methods.net import Net
 from src.training.checkpoint import locked, restore, save_checkpoint, save_model, training_state, write_atomically
 from src.training.device import PRECISIONS, describe, resolve_precision, use
-from src.training.epochs import Phase, train_epochs
+from src.training.epochs import train_epochs
 from src.training.log import REPOSITORY, RunLog, provenance, read_result, write_json
 from src.training.signals import Stopped, StopSignals
 from src.training.validation import count_errors, scores_for
@@ -65,12 +66,12 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         images, how = f"{len(examples)} images of {config.dataset}", config.precision + ", compiled" * compiled
         log.info(f"{config.name}: training on {images}, {describe(device)}, {how}; run in {out_dir}")
 
-        net = new_net(config).to(device)
+        net = new_net(config, examples.shape, examples.classes).to(device)
         trained = train(config, net, examples, validation, out_dir, origin, resume)
         save_model(net, out_dir / "model.pt")
 
         # The test images are used here for the first and the only time.
-        scores = scores_of(config, net, test.images)
+        scores = scores_for(net, test.images, config.evaluation.batch_size)
         errors = count_errors(scores, test)
         result = {
             **{f"test_error_{rule}": 100 * count / len(test) for rule, count in errors.items()},
@@ -93,14 +94,14 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
 
 
 def train(
-    config: Config, net: nn.Module, examples: Examples, validation: Examples, out_dir: Path, origin: dict, resume: bool
+    config: Config, net: Net, examples: Examples, validation: Examples, out_dir: Path, origin: dict, resume: bool
 ) -> dict[str, Any]:
     """Trains `net` in place, with validations, metrics.jsonl and checkpoints; `origin` is of this process.
 
     Returns what result.json is to say of it: epochs, seconds of training alone, and whether it was resumed.
     """
     generator = torch.Generator(examples.labels.device).manual_seed(config.seed)
-    phases = phases_of(config, net)
+    phases = net.phases(config.training)
     epochs = sum(phase.epochs for phase in phases)
     resumed = restore(out_dir, net, generator) if resume else None
     done = resumed or {"epoch": 0, "metrics": [], "train_seconds": 0.0, "origin": origin}  # what the last epoch left
@@ -119,8 +120,7 @@ def train(
     )
     seconds = saved = done["train_seconds"]
     save_every, validate_every = config.training.checkpoint_every, config.evaluation.every if len(validation) else 0
-    classes = int(examples.labels.max()) + 1
-    run_log = RunLog(out_dir, epochs, classes, done["metrics"], config.logging.tensorboard)
+    run_log = RunLog(out_dir, epochs, examples.classes, done["metrics"], config.logging.tensorboard)
     with run_log, StopSignals() as stop:
         try:
             started = time.perf_counter()
@@ -128,7 +128,8 @@ def train(
                 seconds += time.perf_counter() - started
                 record, last = {"epoch": epoch, **figures}, epoch == epochs
                 if validate_every and (epoch % validate_every == 0 or last):
-                    errors = count_errors(scores_of(config, net, validation.images), validation)
+                    scores = scores_for(net, validation.images, config.evaluation.batch_size)
+                    errors = count_errors(scores, validation)
                     record |= {"validation_images": len(validation), "validation_errors": errors}
                 run_log.epoch(record)
                 done = {"epoch": epoch, "metrics": run_log.records, "train_seconds": seconds, "origin": origin}
@@ -147,22 +148,10 @@ def train(
     return {"epochs": first, "readout_epochs": sum(of_readouts), **time_taken, **({"resumed": True} if resumed else {})}
 
 
-def new_net(config: Config) -> nn.Module:
+def new_net(config: Config, shape: Map, classes: int) -> Net:
     """The net of `config`, whose precision is resolved, with initial weights from `config.seed`, on the CPU."""
     options = {"generator": torch.Generator().manual_seed(config.seed), "matmul_dtype": PRECISIONS[config.precision]}
-    return methods.named(config.method).new_net(**vars(config.model), **options)
-
-
-def phases_of(config: Config, net: nn.Module) -> list[Phase]:
-    """What `config` trains: of the values in `training`, those that are not the loop's are the method's."""
-    loops = ("batch_size", "cuda_graph", "checkpoint_every")
-    own = {key: value for key, value in vars(config.training).items() if key not in loops}
-    return methods.named(config.method).phases(net, **own)
-
-
-def scores_of(config: Config, net: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """What `net` says of `images` (uint8 [N, D]) by every way to classify (each [N, classes])."""
-    return scores_for(methods.named(config.method).scores, net, images, config.evaluation.batch_size)
+    return methods.named(config.method).Net(config.model, shape, classes, **options)
 
 
 def resuming(folder: Path) -> str:

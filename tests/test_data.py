@@ -30,6 +30,7 @@ import torch
 from commands import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import MNIST_MAP
 from test_config import composed
 
 from src.config.errors import explain
@@ -130,19 +131,19 @@ def test_jitter_equals_a_loop_over_images(count, max_shift, seed):
     # No zero among the pixels, so that a shift can be told from the result.
     images = np.random.default_rng(seed).integers(1, 256, (count, 784), dtype=np.uint8)
     given_images = torch.tensor(images)
-    moved = jitter(given_images, max_shift=max_shift, generator=seeded(seed))
+    moved = jitter(given_images, MNIST_MAP, max_shift=max_shift, generator=seeded(seed))
     assert moved.dtype == torch.uint8 and moved.shape == (count, 784)
     shifts = list(itertools.product(range(-max_shift, max_shift + 1), repeat=2))
     for before, after in zip(images, moved.numpy(), strict=True):
         assert sum(np.array_equal(shifted(before, *shift), after) for shift in shifts) == 1
     np.testing.assert_array_equal(given_images.numpy(), images)
-    assert torch.equal(moved, jitter(given_images, max_shift=max_shift, generator=seeded(seed)))
+    assert torch.equal(moved, jitter(given_images, MNIST_MAP, max_shift=max_shift, generator=seeded(seed)))
 
 
 def test_all_25_shifts_are_about_equally_frequent():
     image = np.random.default_rng(0).integers(1, 256, 784, dtype=np.uint8)
     every_shift = {shifted(image, dy, dx).tobytes(): (dy, dx) for dy in range(-2, 3) for dx in range(-2, 3)}
-    moved = jitter(torch.tensor(image).expand(5000, 784), max_shift=2, generator=seeded(0))
+    moved = jitter(torch.tensor(image).expand(5000, 784), MNIST_MAP, max_shift=2, generator=seeded(0))
     counts = dict.fromkeys(every_shift.values(), 0)
     for after in moved.numpy():
         counts[every_shift[after.tobytes()]] += 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from commands import ONE_THREAD, REPOSITORY
-from nets import examples
+from nets import MNIST_MAP, examples
 from PIL import Image
 from test_config import composed
 
@@ -36,7 +36,7 @@ PICTURES = {
 def small_test(*overrides: str, classes: int = 10) -> tuple[Config, torch.nn.Module, Examples]:
     """The configuration of a small net, the net untrained, and 20 test images of random pixels."""
     config = composed(*overrides, "model.hidden_dims=[20,15]", "precision=fp32")
-    return config, new_net(config), Examples(examples(20).images, torch.arange(20) % classes)
+    return config, new_net(config), Examples(examples(20).images, torch.arange(20) % classes, MNIST_MAP, 10)
 
 
 def test_drawing_leaves_the_backend_of_a_notebook_alone(tmp_path):

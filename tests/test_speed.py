@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nets import HIDDEN_DIMS, INPUT_DIM, batch, small_net
+from nets import HIDDEN_DIMS, INPUT_DIM, MNIST_MAP, batch, small_net
 
 from benchmarks import speed
 from benchmarks.plain import LabelledImages, PlainNet
@@ -58,7 +58,7 @@ def test_the_plain_way_has_the_same_loss():
 
 def test_the_plain_way_labels_one_image_at_a_time():
     images = torch.randint(0, 256, (1, 784), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    dataset = LabelledImages(Examples(images, torch.tensor([7])))
+    dataset = LabelledImages(Examples(images, torch.tensor([7]), MNIST_MAP, 10))
     for _ in range(30):
         positive, negative, at_rest, label = dataset[0]
         assert torch.equal(positive, embed(images / 255, one_hot(torch.tensor([7])))[0])
@@ -76,7 +76,7 @@ def test_every_experiment_can_be_timed(monkeypatch):
     settings = speed.settings
     dims = "model.hidden_dims=[32,18,8]"  # which the grids of local receptive fields can share out
     monkeypatch.setattr(speed, "settings", lambda *overrides, precision="fp32": settings(*overrides, dims))
-    examples = Examples(torch.zeros(60_000, 784, dtype=torch.uint8), torch.arange(60_000) % 10)
+    examples = Examples(torch.zeros(60_000, 784, dtype=torch.uint8), torch.arange(60_000) % 10, MNIST_MAP, 10)
     monkeypatch.setattr(speed, "PART", 200)
     for name in speed.EXPERIMENTS:
         row = speed.measure_experiment(name, examples, "fp32", torch.device("cpu"))

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src import methods
 from src.config.values import Config, ConfigError, check, wrong_name
 from src.datasets.fetching import OFFICIAL_IMAGES
-from src.datasets.table import DATASETS
+from src.datasets.table import DATASETS, MNIST_MAP
 from src.training.device import resolve_device
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -91,6 +91,7 @@ def checked(values: DictConfig) -> Config:
     check(config)
     if DATASETS[config.dataset].fetched_as:
         check_sizes(config, OFFICIAL_IMAGES["train"])
+        config.model.check_images(MNIST_MAP, 10)
     return config
 
 

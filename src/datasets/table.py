@@ -11,7 +11,9 @@ import torch
 from src.datasets.batches import Examples
 from src.datasets.fetching import Dataset, read_files
 from src.datasets.idx import FILES, DataError, parse_examples
+from src.layers.connections import Map
 
+MNIST_MAP = Map(28, 28, 1)
 MNIST_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -37,7 +39,9 @@ def load(
         DataError: as `read_files` does; or the training file has not enough images.
     """
     raw = read_files(DATASETS[dataset], DATASETS[dataset].folder(root), FILES)
-    training, test = (Examples(*parse_examples(*raw[part], FILES[part])) for part in (slice(0, 2), slice(2, 4)))
+    training, test = (
+        Examples(*parse_examples(*raw[part], FILES[part]), MNIST_MAP, 10) for part in (slice(0, 2), slice(2, 4))
+    )
     count = len(training) - validation_images
     if count < 1:
         must = f"must be below the number of training images, {len(training)}"
@@ -48,4 +52,4 @@ def load(
 def load_test(dataset: str, root: Path | str, device: torch.device | str) -> Examples:
     """The test examples alone. Raises DataError as `read_files` does."""
     raw = read_files(DATASETS[dataset], DATASETS[dataset].folder(root), FILES[2:])
-    return Examples(*parse_examples(*raw, FILES[2:])).to(device)
+    return Examples(*parse_examples(*raw, FILES[2:]), MNIST_MAP, 10).to(device)

@@ -2,31 +2,34 @@
 
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from src.config.values import ConfigError
+from src.layers.connections import Connections
 
 
-def compiled(step: Callable, backend: str = "inductor") -> Callable:
-    """`step`, compiled at its first call, which takes 20 to 40 s on a CPU, and raises ConfigError if that fails.
+def compiled(step: Callable, net: nn.Module, backend: str = "inductor") -> Callable:
+    """`step`, an update of `net`, compiled at its first call, which takes 20 to 40 s on a CPU.
 
-    It needs a C++ compiler on a CPU, and Triton and a C compiler on a GPU.
+    The first call raises ConfigError if that fails.
     """
-    # `significant` does not break the graph then, and one graph serves any number of cases: a resumed run has the same.
+    # `rows_that_matter` does not break the graph then, and one graph serves any number of samples: a resumed run has
+    # the same.
     torch._dynamo.config.capture_dynamic_output_shape_ops = True
     # Inductor advises TF32 for fp32 products, which then would not be fp32.
     warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
     torch._dynamo.reset()  # or the earlier runs of a sweep use up its limit of graphs, and later ones are not compiled
-    by_compiler = torch.compile(step, backend=backend)
+    graph = torch.compile(step, backend=backend)
+    connections = [each for each in net.modules() if isinstance(each, Connections)]
 
-    def update(*arguments: Any, **options: Any) -> Any:
+    def update(*arguments, **options):
+        for each in connections:
+            each.matrix()  # the graph cannot see whether something else has changed the weights
         try:
-            return by_compiler(*arguments, **options)
+            figures = graph(*arguments, **options)
         except RuntimeError as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton")):
                 raise
@@ -34,6 +37,9 @@ def compiled(step: Callable, backend: str = "inductor") -> Callable:
                 f"training.compile=true: {_last_words(error)}; it needs a C++ compiler and Python's headers, on a GPU "
                 "Triton too; or resume the run with training.compile=false"
             ) from error
+        for each in connections:
+            each.rounded_at = each.weight._version
+        return figures
 
     return update
 
@@ -43,23 +49,3 @@ def _last_words(error: RuntimeError) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     complaints = [line for line in lines if "error:" in line]
     return textwrap.shorten((complaints or lines or [type(error).__name__])[-1], 300)
-
-
-class RoundedWeights:
-    """Copies of `weights` in the dtype of their products, which an update writes in the pass that steps the weights:
-    nothing is cast at the next step.
-    """
-
-    def __init__(self, weights: Sequence[Tensor], dtype: torch.dtype):
-        self.weights = weights
-        self.copies = [torch.empty_like(weight, dtype=dtype, requires_grad=False) for weight in weights]
-        self.versions: list[int] | None = None  # of the weights that the copies are of
-
-    @contextmanager
-    @torch.no_grad()
-    def written(self) -> Iterator[list[Tensor]]:
-        """The copies, for an update that writes them; made anew if something else has changed a weight before."""
-        if self.versions != [weight._version for weight in self.weights]:
-            torch._foreach_copy_(self.copies, self.weights)
-        yield self.copies
-        self.versions = [weight._version for weight in self.weights]

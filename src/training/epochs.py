@@ -112,7 +112,7 @@ def _update(
     batch: Tensor,
 ) -> None:
     """One step with the examples of these indices; its figures are added to `totals`."""
-    images = to_unit(jitter(examples.images[batch], max_shift=max_shift, generator=generator))
+    images = to_unit(jitter(examples.images[batch], examples.shape, max_shift, generator))
     sums = phase.step(images, examples.labels[batch], generator)
     for name, value in sums.items():
         if name not in totals:
