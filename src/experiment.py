@@ -18,7 +18,7 @@ from src.datasets.batches import Examples
 from src.datasets.table import load
 from src.layers.connections import Map
 from src.methods.net import Net
-from src.training.checkpoint import locked, restore, save_checkpoint, save_model, training_state, write_atomically
+from src.training.checkpoint import locked, restore, save, training_state, write_atomically
 from src.training.device import PRECISIONS, describe, resolve_precision, use
 from src.training.epochs import train_epochs
 from src.training.log import REPOSITORY, RunLog, provenance, read_result, write_json
@@ -31,19 +31,17 @@ log = logging.getLogger(__name__)
 def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any]:
     """Trains and tests the net that `config` describes.
 
-    Leaves config.yaml, metrics.jsonl, checkpoint.pt, model.pt, result.json and pictures in `out_dir`.
+    Leaves config.yaml, metrics.jsonl, checkpoint.pt, model.pt, result.json and pictures in `out_dir`, and returns the
+    content of result.json: errors on the test images by every way to classify, the protocol, the time, the hardware and
+    the versions.
 
     Args:
         resume: go on after the checkpoint in `out_dir`, or from the beginning where there is none yet; a finished run
             is left as it is.
 
-    Returns:
-        the content of result.json: error counts and percentages on the test images by every way to classify, the
-        protocol, the time, the hardware and the versions.
-
     Raises:
-        ConfigError: `out_dir` already holds a run, or another process trains it; its checkpoint is of no use; or a loss
-            diverged.
+        ConfigError: `out_dir` holds another run or is trained by another process; its checkpoint is of no use; or a
+            loss diverged.
         DataError: the data are not there and cannot be fetched, or a file is not what it should be.
         SystemExit: a signal stopped the run, after its last epoch was saved.
     """
@@ -68,7 +66,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
 
         net = new_net(config, examples.shape, examples.classes).to(device)
         trained = train(config, net, examples, validation, out_dir, origin, resume)
-        save_model(net, out_dir / "model.pt")
+        save(out_dir / "model.pt", {name: tensor.cpu() for name, tensor in net.state_dict().items()})
 
         # The test images are used here for the first and the only time.
         scores = scores_for(net, test.images, config.evaluation.batch_size)
@@ -103,7 +101,8 @@ def train(
     generator = torch.Generator(examples.labels.device).manual_seed(config.seed)
     phases = net.phases(config.training)
     epochs = sum(phase.epochs for phase in phases)
-    resumed = restore(out_dir, net, generator) if resume else None
+    checkpoint = out_dir / "checkpoint.pt"
+    resumed = restore(checkpoint, net, generator) if resume and checkpoint.exists() else None
     done = resumed or {"epoch": 0, "metrics": [], "train_seconds": 0.0, "origin": origin}  # what the last epoch left
     if resume:
         log.info(f"resumed after epoch {done['epoch']} of {epochs}")
@@ -135,12 +134,12 @@ def train(
                 done = {"epoch": epoch, "metrics": run_log.records, "train_seconds": seconds, "origin": origin}
                 done |= training_state(net, generator)
                 if last or 0 < save_every <= seconds - saved:
-                    save_checkpoint(out_dir, done)
+                    save(checkpoint, done)
                     saved = seconds
                 started = time.perf_counter()
         except Stopped as stopped:
             if done["epoch"]:
-                save_checkpoint(out_dir, done)
+                save(checkpoint, done)
             log.info(f"stopped after epoch {done['epoch']} of {epochs}; go on with: {resuming(out_dir)}")
             raise SystemExit(stopped.exit_status) from stopped
     first, *of_readouts = (phase.epochs for phase in phases)

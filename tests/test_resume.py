@@ -22,7 +22,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from commands import ONE_THREAD, REPOSITORY, command
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hypothesis import HealthCheck, given, settings
@@ -38,11 +37,11 @@ from src.config.loading import load_saved
 from src.config.overrides import as_typed
 from src.config.values import Config, ConfigError
 from src.experiment import resuming, run
-from src.training.checkpoint import CHECKPOINT, locked, restore, save_checkpoint, training_state
+from src.training.checkpoint import locked, restore, save, training_state
 from src.training.log import read_metrics, read_result
 from src.training.signals import SIGNALS
 
-EPOCHS = 7
+CHECKPOINT, EPOCHS = "checkpoint.pt", 7
 OVERRIDES = [
     "model.hidden_dims=[24,24]", f"training.epochs={EPOCHS}", "training.checkpoint_every=1e-9", "evaluation.every=0",
     "training.batch_size=50", "data.jitter=1", "device=cpu", "precision=fp32", "name=short", "logging.pictures=false",
@@ -57,12 +56,13 @@ def overrides(few_images) -> list[str]:
 def run_keeping_checkpoints(config: Config, folder: Path) -> None:
     """A run that nothing interrupts; beside its folder, each checkpoint as it was written: FOLDER_EPOCH.pt."""
 
-    def save(out_dir, done):
-        save_checkpoint(out_dir, done)
-        shutil.copy(out_dir / CHECKPOINT, f"{folder}_{done['epoch']}.pt")
+    def save_and_keep(path, done):
+        save(path, done)
+        if path.name == CHECKPOINT:
+            shutil.copy(path, f"{folder}_{done['epoch']}.pt")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "save_checkpoint", save)
+        patch.setattr(experiment, "save", save_and_keep)
         run(config, folder)
 
 
@@ -90,10 +90,6 @@ def content(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.iterdir()}
 
 
-def epoch_of(folder: Path) -> int:
-    return torch.load(folder / CHECKPOINT, weights_only=True)["epoch"]
-
-
 def assert_same_run(folder: Path, whole: Path) -> None:
     assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     ours, theirs = (torch.load(path / "model.pt", weights_only=True) for path in (folder, whole))
@@ -108,24 +104,39 @@ def assert_same_run(folder: Path, whole: Path) -> None:
 # --- Killed and stopped ---------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_says_how_to_go_on_and_so_it_does(start, tmp_path, overrides, whole):
-    """On the real command line; what other signals do is tested below."""
+@pytest.mark.parametrize(("stop", "status"), [("Ctrl-C", 130), ("closed", 129)])
+def test_what_a_terminal_stops_says_how_to_go_on_and_so_it_does(start, tmp_path, overrides, stop, status):
+    """On a real one: the kernel sends SIGINT or, when nothing can be written there any more, SIGHUP."""
     folder = tmp_path / "run"
+    terminal, end = os.openpty()
+
+    def on_the_terminal():
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # pytest itself may have been started by nohup
+
+    values = ["training.epochs=300", "training.batch_size=500", "training.checkpoint_every=0", f"hydra.run.dir={folder}"]
     process = start(
-        [sys.executable, "-m", "main", *overrides, f"hydra.run.dir={folder}"],
-        cwd=REPOSITORY, env=ONE_THREAD, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, "-m", "main", *overrides, *values],
+        cwd=REPOSITORY, env=ONE_THREAD, stdin=end, stdout=end, stderr=end, start_new_session=True,
+        preexec_fn=on_the_terminal,
     )  # fmt: skip
-    for line in process.stdout:
-        if line.startswith(f"epoch 1/{EPOCHS}"):
-            process.send_signal(signal.SIGINT)
-            break
-    last_line = process.stdout.read().splitlines()[-1]
-    assert process.wait() == 130
-    hint = re.fullmatch(rf"stopped after epoch \d of {EPOCHS}; go on with: python -m main (resume=.*)", last_line)
-    done = command(hint[1])
-    assert done.returncode == 0, done.stderr
-    assert "resumed after epoch" in done.stdout and read_result(folder)["resumed"]
-    assert_same_run(folder, whole)
+    os.close(end)
+    metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 100
+    while not (metrics.exists() and read_metrics(folder)):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    if stop == "Ctrl-C":
+        os.write(terminal, b"\x03")
+    else:
+        os.close(terminal)
+    assert process.wait(timeout=60) == status
+    epoch = torch.load(folder / CHECKPOINT, weights_only=True)["epoch"]
+    hint = f"stopped after epoch {epoch} of 300; go on with: python -m main "
+    line = (folder / "main.log").read_text().splitlines()[-1]
+    assert line.startswith(hint)
+    done = command(*shlex.split(line.removeprefix(hint)))
+    assert done.returncode == 0 and f"resumed after epoch {epoch} of 300" in done.stdout
+    assert read_result(folder)["resumed"] and len(read_metrics(folder)) == 300
 
 
 TRIALS = """
@@ -212,12 +223,12 @@ def test_a_process_killed_while_it_writes_stands_in_nobodys_way(tmp_path, overri
 
 
 def test_a_signal_after_the_last_step_stops_the_run_too(monkeypatch, tmp_path, overrides, whole):
-    def save_and_be_stopped(out_dir, done):
-        save_checkpoint(out_dir, done)
-        if done["epoch"] == EPOCHS:
+    def save_and_be_stopped(path, done):
+        save(path, done)
+        if done.get("epoch") == EPOCHS:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(experiment, "save_checkpoint", save_and_be_stopped)
+    monkeypatch.setattr(experiment, "save", save_and_be_stopped)
     config, before = composed(*overrides), [signal.getsignal(number) for number in SIGNALS]
     with pytest.raises(SystemExit) as stopped:
         run(config, tmp_path)
@@ -227,32 +238,6 @@ def test_a_signal_after_the_last_step_stops_the_run_too(monkeypatch, tmp_path, o
     assert_same_run(tmp_path, whole)
 
 
-def test_a_terminal_that_closes_leaves_a_checkpoint_and_the_command_to_go_on(start, tmp_path, overrides):
-    """On a real terminal: the kernel sends SIGHUP, and nothing can be written there any more."""
-    folder = tmp_path / "run"
-    terminal, end = os.openpty()
-
-    def on_the_terminal():
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # pytest itself may have been started by nohup
-
-    process = start(
-        [sys.executable, "-m", "main", *overrides, "training.epochs=5000", "training.checkpoint_every=0",
-         f"hydra.run.dir={folder}"],
-        cwd=REPOSITORY, env=ONE_THREAD, stdin=end, stdout=end, stderr=end, start_new_session=True,
-        preexec_fn=on_the_terminal,
-    )  # fmt: skip
-    os.close(end)
-    metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 100
-    while not (metrics.exists() and read_metrics(folder)):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    os.close(terminal)
-    assert process.wait(timeout=60) == 129
-    last_line = (folder / "main.log").read_text().splitlines()[-1]
-    assert last_line == f"stopped after epoch {epoch_of(folder)} of 5000; go on with: python -m main resume={folder}"
-
-
 def test_an_ignored_signal_stops_nothing_and_in_a_thread_none_is_waited_for(monkeypatch, tmp_path, overrides, whole):
     """SIGHUP is ignored under nohup, SIGINT in the background of a shell script."""
     ignored = (signal.SIGHUP, signal.SIGINT)
@@ -260,12 +245,12 @@ def test_an_ignored_signal_stops_nothing_and_in_a_thread_none_is_waited_for(monk
     def save_when_they_come(*arguments):
         for number in ignored:
             signal.raise_signal(number)
-        save_checkpoint(*arguments)
+        save(*arguments)
 
     before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(experiment, "save_checkpoint", save_when_they_come)
+            patch.setattr(experiment, "save", save_when_they_come)
             run(composed(*overrides), tmp_path / "nohup")
     finally:
         for number, handler in before.items():
@@ -309,9 +294,9 @@ def test_the_seed_decides_what_is_random_in_training_too(monkeypatch, tmp_path, 
 def test_checkpoints_are_seconds_of_training_apart(monkeypatch, tmp_path, overrides, seconds, expected):
     saved = []
     epochs_take(25, monkeypatch)
-    monkeypatch.setattr(experiment, "save_checkpoint", lambda _, done: saved.append(done["epoch"]))
+    monkeypatch.setattr(experiment, "save", lambda _, done: saved.append(done.get("epoch", "model.pt")))
     run(composed(*overrides, f"training.checkpoint_every={seconds}"), tmp_path)
-    assert saved == expected
+    assert saved == [*expected, "model.pt"]
 
 
 def test_a_run_keeps_the_precision_it_began_with_and_leaves_its_argument_alone(monkeypatch, tmp_path, overrides):
@@ -452,7 +437,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(monkeypatch, tmp_path, overri
         with pytest.raises(ConfigError, match=rf"^{tmp_path}: another process is training this run$"):
             run(composed(*overrides), tmp_path, resume=True)
 
-    for name in ("load", "save_model", "write_json"):
+    for name in ("load", "save", "write_json"):
         wrapped = getattr(experiment, name)
         monkeypatch.setattr(experiment, name, lambda *arguments, wrapped=wrapped: (refused(), wrapped(*arguments))[1])
     run(composed(*overrides), tmp_path, resume=resume)
@@ -468,36 +453,14 @@ def test_a_folder_that_holds_a_run_is_left_to_it(tmp_path, overrides, whole):
     assert content(tmp_path) == before
 
 
-def test_a_resumed_run_stays_in_its_folder_and_a_mistyped_one_is_not_made(monkeypatch, whole, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(whole.parent))
-    hydra = {
-        "folder": "${saved_run_or_new_folder:${resume},new/run}",
-        "subdir": "${unless_saved_run:${oc.select:folder},.hydra}",
-    }
-    for resume in (str(whole), "~/run"):
-        values = OmegaConf.create({"resume": resume, **hydra})
-        assert (values.folder, values.subdir) == (str(whole), None)
-    for number, expected in enumerate(("new/run", "new/run_2", "new/run_3")):
-        values = OmegaConf.create({"resume": None if number else str(tmp_path / "typo"), **hydra})
-        assert (values.folder, values.folder, values.subdir) == (expected, expected, ".hydra")
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["run", "run_2", "run_3"]
-    assert not (tmp_path / "typo").exists()
-
-
-def test_a_job_back_in_slurms_queue_keeps_its_configuration(tmp_path, overrides, whole):
-    """Whatever its command line, the defaults and the processor ask for by now."""
+def test_the_same_command_in_the_same_folder_goes_on(tmp_path, overrides, whole):
+    """As that of a job which is back in Slurm's queue."""
     as_after(EPOCHS - 1, whole, tmp_path)
-    record = tmp_path / ".hydra" / "overrides.yaml"
-    record.parent.mkdir()
-    record.write_text("the first")
-    saved = (tmp_path / "config.yaml").read_bytes()
-    now = ["precision=auto", "training.epochs=3", "method=backprop", "dataset=mnist", "seed=8", f"data.root={tmp_path}"]
-    done = command(f"hydra.run.dir={tmp_path}", *now, SLURM_RESTART_COUNT="1")
+    before = (tmp_path / "config.yaml").read_bytes()
+    done = command(f"hydra.run.dir={tmp_path}", *overrides, "precision=auto")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"resumed after epoch {EPOCHS - 1} of {EPOCHS}\n" in done.stdout
-    assert (tmp_path / "config.yaml").read_bytes() == saved
-    assert record.read_text() == "the first" and not (record.parent / "config.yaml").exists()
+    assert (tmp_path / "config.yaml").read_bytes() == before
     assert_same_run(tmp_path, whole)
 
 
@@ -523,36 +486,6 @@ def test_the_same_sweep_again_keeps_what_is_finished_and_does_the_rest(tmp_path,
     ]  # fmt: skip
 
 
-def in_sweep(*overrides: str) -> str:
-    loading.register_schemas()
-    with initialize_config_dir(str(loading.CONFIGS), version_base="1.3"):
-        config = compose("config", overrides=["+hydra.job.num=3", *overrides], return_hydra_config=True)
-    return OmegaConf.select(config, "hydra.sweep.subdir")
-
-
-def test_a_job_of_a_sweep_gets_the_folder_of_its_run_or_a_new_one(tmp_path, overrides, whole):
-    sweep = f"hydra.sweep.dir={whole.parent}"
-    assert in_sweep(sweep, f"resume={whole}") == str(whole)  # -m resume=FOLDER,FOLDER
-    assert in_sweep(*overrides, sweep) == "3_short_seed0"
-    for name in ("7_short_seed0", "3_short_seed1"):
-        shutil.copytree(whole, tmp_path / name)
-    sweep = f"hydra.sweep.dir={tmp_path}"
-    assert in_sweep(*overrides, sweep) == "7_short_seed0"
-    assert in_sweep(*overrides, sweep, "logging.tensorboard=true") == "7_short_seed0"
-    assert in_sweep(*overrides, sweep, "data.root=elsewhere") == "3_short_seed0"  # other data of one's own
-    assert in_sweep(*overrides, sweep, "training.epochs=9") == "3_short_seed0"
-    assert in_sweep(*overrides, sweep, "seed=1") == "3_short_seed1_2"  # that folder holds another run
-
-
-def test_runs_are_the_same_whatever_changes_no_result():
-    config = loading.checked(loading.composed("data.root=here"))
-    for override, same in {
-        "data.root=there": True, "training.checkpoint_every=9": True, "evaluation.batch_size=7": True,
-        "training.compile=true": False, "device=cuda": False, "seed=1": False,
-    }.items():  # fmt: skip
-        assert loading.same_run(config, loading.checked(loading.composed("data.root=here", override))) == same, override
-
-
 # --- Files and losses that are no good ------------------------------------------------------------------------------
 
 
@@ -563,25 +496,32 @@ def cut(checkpoint: Path) -> None:
 def of_another_net(checkpoint: Path) -> None:
     net = small_net()
     optimizer_for(net)
-    torch.save({"epoch": 3, **training_state(net, torch.Generator())}, checkpoint)
+    save(checkpoint, {"epoch": 3, **training_state(net, torch.Generator())})
+
+
+def of_a_gpu(checkpoint: Path) -> None:
+    save(checkpoint, torch.load(checkpoint, weights_only=True) | {"device": "cuda"})
+
+
+DAMAGED = r"is damaged or not of this net \({}\); without it, resume={} begins again"
 
 
 @pytest.mark.parametrize(
-    ("damage", "reason"),
+    ("change", "expected"),
     [
-        (cut, "BadZipFile: .*"),
-        (lambda checkpoint: checkpoint.write_text("{}"), "BadZipFile: .*"),
-        (lambda checkpoint: torch.save({"epoch": 3}, checkpoint), "KeyError: 'device'"),
-        (lambda checkpoint: torch.save([3], checkpoint), "TypeError: .*"),
-        (of_another_net, r"RuntimeError: .* size mismatch for layers.0.bias: .*"),
+        (cut, DAMAGED.format("BadZipFile: [^\n]*", "{}")),
+        (lambda checkpoint: checkpoint.write_text("{}"), DAMAGED.format("BadZipFile: [^\n]*", "{}")),
+        (lambda checkpoint: save(checkpoint, {"epoch": 3}), DAMAGED.format("KeyError: 'device'", "{}")),
+        (lambda checkpoint: save(checkpoint, [3]), DAMAGED.format("TypeError: [^\n]*", "{}")),
+        (of_another_net, DAMAGED.format(r"RuntimeError: [^\n]* size mismatch for layers.0.bias: [^\n]*", "{}")),
+        (of_a_gpu, "is of a run on cuda, where alone it goes on: device=cuda"),
     ],
-    ids=["cut", "no archive", "another dictionary", "a list", "another net"],
+    ids=["cut", "no archive", "another dictionary", "a list", "another net", "another device"],
 )
-def test_a_checkpoint_of_no_use_is_named_with_what_can_be_done(tmp_path, overrides, whole, damage, reason):
+def test_a_checkpoint_of_no_use_is_named_with_what_can_be_done(tmp_path, overrides, whole, change, expected):
     checkpoint = as_after(EPOCHS - 1, whole, tmp_path)
-    damage(checkpoint)
-    advice = f"without it, resume={tmp_path} begins again"
-    with pytest.raises(ConfigError, match=rf"^{checkpoint} is damaged or not of this net \({reason}\); {advice}$"):
+    change(checkpoint)
+    with pytest.raises(ConfigError, match=f"^{checkpoint} {expected.format(tmp_path)}$"):
         run(composed(*overrides), tmp_path, resume=True)
     checkpoint.unlink()
     run(composed(*overrides), tmp_path, resume=True)
@@ -591,10 +531,10 @@ def test_a_checkpoint_of_no_use_is_named_with_what_can_be_done(tmp_path, overrid
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> tuple[bytes, dict[str, torch.Tensor]]:
     """A checkpoint, and the weights in it."""
-    net, folder = small_net(), tmp_path_factory.mktemp("saved")
+    net, path = small_net(), tmp_path_factory.mktemp("saved") / CHECKPOINT
     optimizer_for(net)
-    save_checkpoint(folder, {"epoch": 3, **training_state(net, torch.Generator())})
-    return (folder / CHECKPOINT).read_bytes(), net.state_dict()
+    save(path, {"epoch": 3, **training_state(net, torch.Generator())})
+    return path.read_bytes(), net.state_dict()
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -607,26 +547,18 @@ def test_no_damage_to_a_checkpoint_goes_unnoticed(data, saved, tmp_path):
         bit = data.draw(st.integers(0, 8 * len(raw) - 1), "bit")
         damaged = bytearray(raw)
         damaged[bit // 8] ^= 1 << bit % 8
-    (tmp_path / CHECKPOINT).write_bytes(damaged)
-    net = small_net(seed=1)
+    path, net = tmp_path / CHECKPOINT, small_net(initial_mean_activity=0.4)
+    path.write_bytes(damaged)
     optimizer_for(net)
+    for parameter in net.parameters():
+        parameter.data.fill_(9)
     try:
-        done = restore(tmp_path, net, torch.Generator())
+        done = restore(path, net, torch.Generator())
     except ConfigError as error:
-        assert str(tmp_path / CHECKPOINT) in str(error) and "\n" not in str(error)
+        assert str(path) in str(error) and "\n" not in str(error)
     else:  # padding, a date: what means nothing
         assert done["epoch"] == 3
         assert all(torch.equal(tensor, weights[name]) for name, tensor in net.state_dict().items())
-
-
-def test_a_checkpoint_of_another_kind_of_device_is_refused_and_changes_nothing(tmp_path):
-    net, other = small_net(), small_net(seed=1)
-    optimizer_for(net), optimizer_for(other)
-    save_checkpoint(tmp_path, training_state(net, torch.Generator()) | {"device": "cuda"})
-    before = copy.deepcopy(other.state_dict())
-    with pytest.raises(ConfigError, match=f"{CHECKPOINT} is of a run on cuda, where alone it goes on: device=cuda$"):
-        restore(tmp_path, other, torch.Generator())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
 
 
 def test_a_damaged_result_is_named(tmp_path, overrides):

@@ -19,8 +19,6 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-CHECKPOINT = "checkpoint.pt"
-
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
@@ -55,7 +53,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _save(path: Path, content: dict[str, Any]) -> None:
+def save(path: Path, content: dict[str, Any]) -> None:
+    """A checkpoint, or the weights of a net; read again by `loaded`, or by `torch.load(path, weights_only=True)`."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomically(path, buffer.getvalue())
@@ -63,7 +62,7 @@ def _save(path: Path, content: dict[str, Any]) -> None:
 
 @contextmanager
 def loaded(path: Path, advice: str) -> Iterator[dict[str, Any]]:
-    """The content of a checkpoint or of model.pt, on the CPU.
+    """What `save` wrote, on the CPU.
 
     Raises ConfigError, with `advice`, if the file was cut or changed, or if it does not fit what `with` puts it into.
     """
@@ -79,11 +78,6 @@ def loaded(path: Path, advice: str) -> Iterator[dict[str, Any]]:
         raise ConfigError(f"{path} is damaged or not of this net ({reason}); {advice}") from error
 
 
-def save_model(net: nn.Module, path: Path) -> None:
-    """Parameters and buffers, on the CPU, for `loaded` or for `torch.load(path, weights_only=True)`."""
-    _save(path, {name: tensor.cpu() for name, tensor in net.state_dict().items()})
-
-
 def training_state(net: nn.Module, generator: torch.Generator) -> dict[str, Any]:
     """A copy of all that the next epoch depends on: weights, biases, running means, read-out, g, generator."""
     return {
@@ -94,20 +88,12 @@ def training_state(net: nn.Module, generator: torch.Generator) -> dict[str, Any]
     }
 
 
-def save_checkpoint(folder: Path, done: dict[str, Any]) -> None:
-    """`done`: a `training_state`, and whatever else is to be known of the epochs before."""
-    _save(folder / CHECKPOINT, done)
+def restore(path: Path, net: nn.Module, generator: torch.Generator) -> dict[str, Any]:
+    """Puts the `training_state` in a checkpoint back, in place; returns all that it holds.
 
-
-def restore(folder: Path, net: nn.Module, generator: torch.Generator) -> dict[str, Any] | None:
-    """Puts the `training_state` of `folder`/checkpoint.pt back, in place, and returns what `save_checkpoint` took.
-
-    None where there is no checkpoint. Raises ConfigError if it is damaged, or of another net or kind of device.
+    Raises ConfigError if it is damaged, or of another net or kind of device.
     """
-    path = folder / CHECKPOINT
-    if not path.exists():
-        return None
-    with loaded(path, f"without it, resume={folder} begins again") as done:
+    with loaded(path, f"without it, resume={path.parent} begins again") as done:
         if done["device"] != generator.device.type:
             raise ConfigError(
                 f"{path} is of a run on {done['device']}, where alone it goes on: device={done['device']}"

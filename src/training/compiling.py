@@ -14,7 +14,7 @@ from src.layers.connections import Connections
 def compiled(step: Callable, net: nn.Module, backend: str = "inductor") -> Callable:
     """`step`, an update of `net`, compiled at its first call, which takes 20 to 40 s on a CPU.
 
-    The first call raises ConfigError if that fails.
+    That call raises ConfigError if it cannot be compiled.
     """
     # `rows_that_matter` does not break the graph then, and one graph serves any number of samples: a resumed run has
     # the same.
@@ -33,19 +33,14 @@ def compiled(step: Callable, net: nn.Module, backend: str = "inductor") -> Calla
         except RuntimeError as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton")):
                 raise
-            raise ConfigError(
-                f"training.compile=true: {_last_words(error)}; it needs a C++ compiler and Python's headers, on a GPU "
-                "Triton too; or resume the run with training.compile=false"
-            ) from error
+            text, *_ = str(error).partition("Set TORCHDYNAMO_VERBOSE")  # how to report a bug in PyTorch
+            lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+            said = textwrap.shorten(next((line for line in lines if "error:" in line), lines[-1]), 300)
+            needed = "a C++ compiler and Python's headers, on a GPU Triton too"
+            advice = f"it needs {needed}; or resume the run with training.compile=false"
+            raise ConfigError(f"training.compile=true: {said}; {advice}") from error
         for each in connections:
             each.rounded_at = each.weight._version
         return figures
 
     return update
-
-
-def _last_words(error: RuntimeError) -> str:
-    text, *_ = str(error).partition("Set TORCHDYNAMO_VERBOSE")  # how to report a bug in PyTorch
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    complaints = [line for line in lines if "error:" in line]
-    return textwrap.shorten((complaints or lines or [type(error).__name__])[-1], 300)

@@ -34,20 +34,16 @@ class GraphedUpdate:
         self.batch.copy_(batch)
         if self.warm_ups < WARM_UPS:
             self.warm_ups += 1
-            self._on_side_stream()
+            # On the stream that will be captured, as capturing demands of what precedes it.
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                self.update(self.batch)
+            torch.cuda.current_stream().wait_stream(self.stream)
             return
-        if self.graph is None:
-            self.graph = self._capture()
+        self.graph = self.graph or self._captured()
         self.graph.replay()
 
-    def _on_side_stream(self) -> None:
-        """A real update, on the stream that will be captured, as capturing demands of what precedes it."""
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            self.update(self.batch)
-        torch.cuda.current_stream().wait_stream(self.stream)
-
-    def _capture(self) -> torch.cuda.CUDAGraph:
+    def _captured(self) -> torch.cuda.CUDAGraph:
         """Records an update without doing it. Raises ConfigError if it cannot be recorded, as it waits for the host."""
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)

@@ -53,14 +53,6 @@ def step_figures(layers: Sequence[tuple[Tensor, Tensor]], readout_loss: Tensor) 
     }
 
 
-def check_finite(losses: Sequence[float], readout_loss: float, readout_rate: str, epoch: int) -> None:
-    """Raises ConfigError if one of the losses, of layers 1.. or the read-out, is infinite or not a number."""
-    of_layers = [(f"layer {layer}", loss, "learning_rate") for layer, loss in enumerate(losses, start=1)]
-    for of, loss, rate in [*of_layers, ("the read-out", readout_loss, readout_rate)]:
-        if not math.isfinite(loss):
-            raise ConfigError(f"the loss of {of} became {loss} in epoch {epoch}; a lower training.{rate} may help")
-
-
 def train_epochs(
     phases: Sequence[Phase],
     examples: Examples,
@@ -96,7 +88,13 @@ def train_epochs(
             for batch in shuffled_batches(n=len(examples), batch_size=batch_size, generator=generator):
                 run(batch)
             figures = {name: (total / len(examples)).tolist() for name, total in totals.items()}  # CPU-GPU sync point
-            check_finite(figures["loss"], figures["readout_loss"], phase.readout_rate, before + epoch)
+            of_layers = [
+                (f"layer {layer}", loss, "learning_rate") for layer, loss in enumerate(figures["loss"], start=1)
+            ]
+            for of, loss, rate in [*of_layers, ("the read-out", figures["readout_loss"], phase.readout_rate)]:
+                if not math.isfinite(loss):
+                    wrong = f"the loss of {of} became {loss} in epoch {before + epoch}"
+                    raise ConfigError(f"{wrong}; a lower training.{rate} may help")
             yield {"gain": of_epoch, **figures}
             for total in totals.values():
                 total.zero_()

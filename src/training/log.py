@@ -45,22 +45,24 @@ class RunLog:
     def __init__(
         self, folder: Path, epochs: int, classes: int, records: Sequence[dict] = (), tensorboard: bool = False
     ):
-        self.epochs, self.classes, self.records = epochs, classes, list(records)
-        self.events = _event_files(folder / "tensorboard", len(records) + 1) if tensorboard else None
+        self.epochs, self.classes, self.records, self.before = epochs, classes, list(records), len(records)
+        self.events = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter  # here, because this takes seconds
+            except ImportError as error:
+                missing = "there is no TensorBoard; pip install tensorboard"
+                raise ConfigError(f"logging.tensorboard=true: {missing}") from error
+            # TensorBoard forgets what an interrupted run wrote of the epochs that are now done once more.
+            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=self.before + 1)
         path = folder / "metrics.jsonl"
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in records).encode())
         self.file = path.open("a", encoding="utf-8")
         self.interactive = sys.stderr.isatty() and not parent_process()  # bars of jobs side by side would mix
-        self.bar = tqdm(
-            total=epochs,
-            initial=len(records),
-            disable=not self.interactive,
-            dynamic_ncols=True,
-            bar_format="{n_fmt}/{total_fmt} |{bar:6}| {elapsed}<{remaining}{postfix}",
-        )
-        self.resumed_after, self.started = len(records), time.perf_counter()
-        self.validation = ""
-        self.warned: set[str] = set()
+        bar = "{n_fmt}/{total_fmt} |{bar:6}| {elapsed}<{remaining}{postfix}"
+        options = {"disable": not self.interactive, "dynamic_ncols": True, "bar_format": bar}
+        self.bar = tqdm(total=epochs, initial=self.before, **options)
+        self.started, self.validation, self.warned = time.perf_counter(), "", set()
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Takes what is to stand in metrics.jsonl: the "epoch", what `train_epochs` yields of it and, after a
@@ -87,8 +89,8 @@ class RunLog:
         self.bar.set_postfix_str(line + self.validation, refresh=False)
         self.bar.update(1)
         if not self.interactive:
-            seconds_per_epoch = (time.perf_counter() - self.started) / (len(self.records) - self.resumed_after)
-            left = tqdm.format_interval(seconds_per_epoch * (self.epochs - record["epoch"]))
+            an_epoch = (time.perf_counter() - self.started) / (len(self.records) - self.before)
+            left = tqdm.format_interval(an_epoch * (self.epochs - record["epoch"]))
             log.info(f"epoch {record['epoch']}/{self.epochs}  {line}{self.validation}, {left} left")
 
     def __enter__(self) -> "RunLog":
@@ -97,15 +99,6 @@ class RunLog:
     def __exit__(self, *_) -> None:
         for each in filter(None, (self.bar, self.file, self.events)):
             each.close()
-
-
-def _event_files(folder: Path, next_epoch: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # here, because this takes seconds
-    except ImportError as error:
-        raise ConfigError("logging.tensorboard=true: there is no TensorBoard; pip install tensorboard") from error
-    # TensorBoard forgets what an interrupted run wrote of the epochs that are now done once more.
-    return SummaryWriter(str(folder), purge_step=next_epoch)
 
 
 def trouble_of(record: dict[str, Any], classes: int) -> str | None:
@@ -136,16 +129,8 @@ def scalars(record: dict[str, Any]) -> dict[str, float]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run's metrics.jsonl, one an epoch; a last line that was not written to its end is left out.
-
-    Raises ConfigError if another line is damaged.
-    """
-    path = folder / "metrics.jsonl"
-    try:
-        *lines, _ = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged: {error}") from error
+    """The records of a run's metrics.jsonl, one an epoch. Raises ConfigError if it is damaged."""
+    return read_json(folder / "metrics.jsonl")
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -154,9 +139,13 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises ConfigError if it cannot be read."""
+    """The content of a JSON file; of .jsonl, its lines, but for a last one that was not written to its end.
+
+    Raises ConfigError if it cannot be read.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.split("\n")[:-1]] if path.suffix == ".jsonl" else json.loads(text)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is damaged or cannot be read: {error}") from error
 
