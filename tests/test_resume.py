@@ -114,7 +114,7 @@ def test_what_a_terminal_stops_says_how_to_go_on_and_so_it_does(start, tmp_path,
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # pytest itself may have been started by nohup
 
-    values = ["training.epochs=300", "training.batch_size=500", "training.checkpoint_every=0", f"hydra.run.dir={folder}"]
+    values = ["training.epochs=100", "training.batch_size=500", "training.checkpoint_every=0", f"hydra.run.dir={folder}"]
     process = start(
         [sys.executable, "-m", "main", *overrides, *values],
         cwd=REPOSITORY, env=ONE_THREAD, stdin=end, stdout=end, stderr=end, start_new_session=True,
@@ -131,12 +131,12 @@ def test_what_a_terminal_stops_says_how_to_go_on_and_so_it_does(start, tmp_path,
         os.close(terminal)
     assert process.wait(timeout=60) == status
     epoch = torch.load(folder / CHECKPOINT, weights_only=True)["epoch"]
-    hint = f"stopped after epoch {epoch} of 300; go on with: python -m main "
+    hint = f"stopped after epoch {epoch} of 100; go on with: python -m main "
     line = (folder / "main.log").read_text().splitlines()[-1]
     assert line.startswith(hint)
     done = command(*shlex.split(line.removeprefix(hint)))
-    assert done.returncode == 0 and f"resumed after epoch {epoch} of 300" in done.stdout
-    assert read_result(folder)["resumed"] and len(read_metrics(folder)) == 300
+    assert done.returncode == 0 and f"resumed after epoch {epoch} of 100" in done.stdout
+    assert read_result(folder)["resumed"] and len(read_metrics(folder)) == 100
 
 
 TRIALS = """
