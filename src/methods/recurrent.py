@@ -93,13 +93,15 @@ class Net(AnyNet):
             images: in [0, 1] ([B, d_0]); labels: one for each, perhaps followed by another for each.. ([K B]).
             states: of layers 1..L to start from (each [K B, d_l]).
         """
-        image, label = length_normalise(images), length_normalise(one_hot(labels, self.classes))
+        dtype = self.layers[0].below.dtype  # cast once for both neighbours
+        image = length_normalise(images).to(dtype)
+        label = length_normalise(one_hot(labels, self.classes)).to(dtype)
         # The part of z that all iterations share is computed once.
         held = [layer.bias for layer in self.layers]
         held[0] = held[0] + self.layers[0].below(image).repeat(len(labels) // len(images), 1)
         held[-1] = held[-1] + self.layers[-1].above(label)
         for _ in range(self.iterations):
-            n = [image, *(length_normalise(h) for h in states), label]
+            n = [image, *(length_normalise(h).to(dtype) for h in states), label]
             drive = []
             for layer, z, below, above in zip(self.layers, held, n, n[2:], strict=False):
                 if below is not image:
