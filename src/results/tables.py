@@ -7,6 +7,8 @@ from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from src import methods
 from src.config.loading import METHODS
 from src.results.runs import (
@@ -19,7 +21,7 @@ from src.results.runs import (
     origins,
     percent_wrong,
 )
-from src.training.log import HEADLINES, clock, headline
+from src.training.log import HEADLINES, headline
 
 if TYPE_CHECKING:
     from src.results.statistics import Summary
@@ -81,7 +83,7 @@ def result_table(result: dict[str, Any]) -> str:
         f"\n{table}\n\n{by_layer}"
         f"Trained on {result['train_images']:,} images of {result['dataset']}, {result['epochs']} epoch(s){then}, "
         f"seed {result['seed']}, {result['precision']} on {result['device']} ({result['hardware']}): "
-        f"{clock(result['train_seconds'])} of training, {result['seconds_per_epoch']:.2f} s an epoch. "
+        f"{tqdm.format_interval(result['train_seconds'])} of training, {result['seconds_per_epoch']:.2f} s an epoch. "
         f"Tested once, on {result['test_images']:,} images.\n"
     )
 
