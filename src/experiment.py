@@ -87,7 +87,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         write_json(out_dir / "result.json", result)  # it says that the run is finished
         if config.logging.pictures:
             # Imported here, because matplotlib takes a second that the start need not pay.
-            from src.results.pictures import draw_run
+            from src.plots import draw_run
 
             draw_run(config, out_dir, net, test, scores)
     return result
