@@ -46,7 +46,7 @@ def compared_values(values: dict[str, Any]) -> dict[str, Any]:
     """
     values = composed_values(f"method={values['method']}") | values
     # Its folder tells data of one's own apart.
-    left_out = NOT_COMPARED - (set() if DATASETS[values["dataset"]].fetched_as else {"data.root"})
+    left_out = NOT_COMPARED - ({"data.root"} if DATASETS[values["dataset"]].own else set())
     return {key: value for key, value in values.items() if not {key, key.partition(".")[0]} & left_out}
 
 

@@ -9,11 +9,13 @@ from functools import cache, partial
 from statistics import mean, stdev
 from typing import Any
 
+from tqdm import tqdm
+
 from src import methods
 from src.config.loading import METHODS
 from src.results.runs import Run, composed_values, experiment_values, percent_wrong
 from src.results.statistics import CONFIDENCE, interval_of_mean, verdict, welch
-from src.training.log import HEADLINES, clock, headline
+from src.training.log import HEADLINES, headline
 
 IN_COLUMNS = {"name", "model.hidden_dims", "training.epochs", "data.validation_images"}  # of their own in the table
 # What tells rows of the same name apart, in this order, and in which words.
@@ -60,7 +62,7 @@ def result_table(result: dict[str, Any]) -> str:
         f"\n{table}\n\n{f'Test error (%) by other rules: {others}.' if others else ''}\n"
         f"Trained on {result['train_images']:,} images of {result['dataset']}, {result['epochs']} epoch(s){then}, "
         f"seed {result['seed']}, {result['precision']} on {result['device']} ({result['hardware']}): "
-        f"{clock(result['train_seconds'])} of training, {result['seconds_per_epoch']:.2f} s an epoch. "
+        f"{tqdm.format_interval(result['train_seconds'])} of training, {result['seconds_per_epoch']:.2f} s an epoch. "
         f"Tested once, on {result['test_images']:,} images.\n"
     )
 
