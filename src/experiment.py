@@ -14,7 +14,7 @@ from src import methods
 from src.config.loading import check_sizes
 from src.config.overrides import as_typed
 from src.config.values import Config, ConfigError
-from src.datasets.batches import Examples
+from src.datasets.batches import Examples, check_jitter
 from src.datasets.table import load
 from src.layers.connections import Map
 from src.methods.net import Net
@@ -59,6 +59,8 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
         examples, validation, test = load(config.dataset, config.data.root, device, config.data.validation_images)
         check_sizes(config, len(examples) + len(validation))
+        check_jitter(config.data.jitter, examples.shape)
+        config.model.check_images(examples.shape, examples.classes)
         if not resume:
             write_atomically(out_dir / "config.yaml", OmegaConf.to_yaml(config).encode())
         images, how = f"{len(examples)} images of {config.dataset}", config.precision + ", compiled" * compiled
@@ -85,7 +87,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         write_json(out_dir / "result.json", result)  # it says that the run is finished
         if config.logging.pictures:
             # Imported here, because matplotlib takes a second that the start need not pay.
-            from src.results.pictures import draw_run
+            from src.plots import draw_run
 
             draw_run(config, out_dir, net, test, scores)
     return result

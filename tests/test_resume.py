@@ -114,7 +114,12 @@ def test_what_a_terminal_stops_says_how_to_go_on_and_so_it_does(start, tmp_path,
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # pytest itself may have been started by nohup
 
-    values = ["training.epochs=100", "training.batch_size=500", "training.checkpoint_every=0", f"hydra.run.dir={folder}"]
+    values = [
+        "training.epochs=100",
+        "training.batch_size=500",
+        "training.checkpoint_every=0",
+        f"hydra.run.dir={folder}",
+    ]
     process = start(
         [sys.executable, "-m", "main", *overrides, *values],
         cwd=REPOSITORY, env=ONE_THREAD, stdin=end, stdout=end, stderr=end, start_new_session=True,

@@ -248,7 +248,7 @@ def test_damaged_data_are_one_line_a_job_and_do_not_end_the_others(seeds):
     assert done.returncode == 1
     hydras, ours = done.stderr.splitlines()
     assert f"data.root={folder / 'data'}" in hydras
-    assert ours.startswith(f"error: {labels} is not the official MNIST file: expected SHA-256 ")
+    assert ours.startswith(f"error: {labels} cannot be used: it is not the official file, its SHA-256 is ")
     for job, seed in ((0, 0), (2, 1), (4, 0)):
         (log,) = (folder / "sweep" / f"{job}_matlab_seed{seed}").glob("*.log")
         assert log.read_text() == f"#{job} {ours}\n"
