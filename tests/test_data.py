@@ -624,4 +624,4 @@ def test_values_that_do_not_go_with_them_are_one_line_and_begin_no_run(tmp_path,
     with pytest.raises((DataError, ConfigError)) as caught:
         run(composed(*of_own(tmp_path, real), *overrides.split()), tmp_path / "run")
     assert explain(caught.value).startswith(f"{overrides.split()[-1]}: {words}") and "\n" not in explain(caught.value)
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "config.yaml").exists()

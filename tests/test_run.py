@@ -320,14 +320,12 @@ def test_a_read_only_disk_is_one_line(tmp_path, mnist_root):
         ["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True
     ).returncode:
         pytest.skip("no file system can be mounted here")
-    for override, expected in (
-        (f"hydra.run.dir={tmp_path}/run", "error: [Errno 30] Read-only file system: "),
-        (f"data.root={tmp_path}/data", "error: cannot write MNIST to "),
-    ):
+    for override in (f"hydra.run.dir={tmp_path}/run", f"data.root={tmp_path}/data"):
         main = [sys.executable, "-m", "main", f"data.root={mnist_root}", *SMALL, override]
         done = subprocess.run(
             ["unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o ro none {tmp_path} && exec "$@"', "sh", *main],
             cwd=REPOSITORY, env=ONE_THREAD, capture_output=True, text=True, timeout=100,
         )  # fmt: skip
         assert done.returncode == 1
-        assert done.stderr.startswith(expected) and len(done.stderr.splitlines()) == 1
+        assert done.stderr.startswith("error: [Errno 30] Read-only file system: ")
+        assert len(done.stderr.splitlines()) == 1

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from src.datasets.idx import DataError
 
@@ -49,6 +48,8 @@ def read_folder(root: Path, _: Any) -> list[np.ndarray]:
 
 def _pixels(path: Path) -> np.ndarray:
     """uint8 [H, W, 3], in a grey picture three times the same."""
+    from PIL import Image  # not at the top: other data do without
+
     try:
         with Image.open(path) as image:
             if image.mode[0] in "IF":
