@@ -134,7 +134,7 @@ def new_net(config: Config) -> nn.Module:
 
 def phases_of(config: Config, net: nn.Module) -> list[Phase]:
     """What `config` trains: of the values in `training`, those that are not the loop's are the method's."""
-    loops = ("batch_size", "cuda_graph", "checkpoint_every", "average_epochs")
+    loops = ("batch_size", "cuda_graph", "checkpoint_every")
     own = {key: value for key, value in vars(config.training).items() if key not in loops}
     return methods.named(config.method).phases(net, **own)
 
@@ -166,7 +166,7 @@ def train(
     generator = torch.Generator(examples.labels.device).manual_seed(config.seed)
     phases = phases_of(config, net)
     epochs = sum(phase.epochs for phase in phases)
-    average = averaged(net, config.training.average_epochs)
+    average = averaged(net, 0)
     tested = average.module if average else net
     # What the last whole epoch left.
     done: dict[str, Any] = {"epoch": 0, "metrics": [], "train_seconds": 0.0, "origins": []}

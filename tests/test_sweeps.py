@@ -8,20 +8,18 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import Mock
 
 import joblib
 import pytest
 import torch
 from commands import ONE_THREAD, REPOSITORY, command
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, read_write
+from omegaconf import read_write
 
+from src.config.launch import BeforeRuns, job
 from src.config.loading import CONFIGS, register_schemas
-from src.config.sweep import check_jobs, check_launcher, job
 from src.config.values import ConfigError
 from src.training.checkpoint import load_checkpoint
 from src.training.log import read_metrics, read_result
@@ -32,10 +30,14 @@ LONG = [  # nothing is saved unless somebody asks for it
 ]  # fmt: skip
 
 
-def launcher(*overrides: str) -> DictConfig:
+def check_before(*task: str, launcher: str = "basic") -> None:
+    """What Hydra has done before a sweep's first job."""
     register_schemas()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("config", overrides=list(overrides), return_hydra_config=True).hydra.launcher
+        config = compose("config", overrides=[f"hydra/launcher={launcher}"], return_hydra_config=True)
+        with read_write(config):
+            config.hydra.overrides.task = list(task)
+        BeforeRuns().on_multirun_start(config)
 
 
 def epochs_of(folder: Path) -> list[int]:
@@ -58,44 +60,46 @@ def when_training(folders: list[Path], process: subprocess.Popen) -> Iterator[Pa
         time.sleep(0.02)
 
 
-def test_our_launcher_stands_beside_those_of_hydra():
-    slurm = launcher("hydra/launcher=slurm", "hydra.launcher.partition=gpu")
-    assert slurm._target_.endswith("SlurmLauncher")
-    assert (slurm.partition, slurm.tasks_per_node, slurm.nodes) == ("gpu", 1, 1)
-    with pytest.raises(Exception, match="partitions"):
-        launcher("hydra/launcher=slurm", "hydra.launcher.partitions=gpu")
-    for name, target in (("basic", "BasicLauncher"), ("joblib", "JoblibLauncher"), ("submitit_local", "LocalLauncher")):
-        assert launcher(f"hydra/launcher={name}")._target_.endswith(target)
-
-
-def test_what_a_launcher_cannot_do_is_said_in_words(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(ConfigError, match="there is no Slurm here"):
-        check_launcher("slurm", launcher("hydra/launcher=slurm"))
-    with pytest.raises(ConfigError, match="n_jobs=0"):
-        check_launcher("joblib", launcher("hydra/launcher=joblib", "hydra.launcher.n_jobs=0"))
-
-
-def test_a_bad_value_ends_a_sweep_before_its_first_job(tmp_path):
-    done = command(
-        "-m", "training.batch_size=100,50001", f"hydra.sweep.dir={tmp_path / 'sweep'}", f"data.root={tmp_path}"
-    )
-    assert done.returncode == 1
-    assert done.stderr == ("error: training.batch_size=50001: must be at most the number of training images, 50000\n")
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        (["seed=0,1", "model.goodness=sum_of_squares,typo"], "model.goodness=typo: must be one of "),
+        (["seed=0,1", "training.epochz=1,2"], "Key 'epochz' not in 'Training'"),
+        (["seed=range(2)", "experiment=paper,typo"], "In 'config': Could not find 'experiment/typo'"),
+        (["experiment=glob(paper*)", "training.batch_size=60000,60001"], "training.batch_size=60001: must be at most"),
+        (["seed=interval(0,1)"], "Can only enumerate CHOICE and RANGE sweeps"),
+        (["resume=typo"], "typo: there is no run (no config.yaml)"),
+        (["device=cpu,cuda"], "device=cuda: this torch finds no CUDA device"),
+    ],
+)
+def test_a_typo_in_a_sweep_is_found_before_its_first_job(monkeypatch, task, expected):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit, match=f"^error: {re.escape(expected)}"):
+        check_before(*task)
 
 
 def test_a_sweep_for_slurm_needs_no_gpu_where_it_is_given(monkeypatch):
-    """That is a login node; a sweep for this machine does."""
-    register_schemas()
-    monkeypatch.setattr("src.config.loading.resolve_device", Mock(side_effect=ConfigError("no such device here")))
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        for name in ("basic", "joblib", "slurm"):
-            config = compose("config", overrides=[f"hydra/launcher={name}"], return_hydra_config=True)
-            with read_write(config):
-                config.hydra.overrides.task = ["seed=0,1", "device=cuda"]
-            with nullcontext() if name == "slurm" else pytest.raises(ConfigError, match="no such device here"):
-                check_jobs(config)
+    """That is a login node."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    check_before("device=cuda,cuda:1", "seed=range(2)", launcher="slurm")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["training.batch_size=100,50001"],
+            "training.batch_size=50001: must be at most 50000",
+        ),
+        (["hydra/launcher=slurm"], 'Could not detect "srun"'),
+        (["hydra/launcher=slurm", "hydra.launcher.partitions=gpu"], "Key 'partitions' not in 'SlurmQueueConf'"),
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=0"], "n_jobs == 0 in Parallel has no meaning"),
+    ],
+)
+def test_what_a_sweep_cannot_do_is_one_line(tmp_path, arguments, expected):
+    done = command("-m", "seed=0,1", *arguments, f"hydra.sweep.dir={tmp_path / 'sweep'}", PATH="")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1) and done.stderr.startswith(f"error: {expected}")
+    assert not list(tmp_path.glob("sweep/*/"))
 
 
 class Net:
@@ -106,7 +110,7 @@ def test_what_ends_a_job_keeps_nothing_of_it(monkeypatch):
     """Hydra keeps the error until the sweep ends."""
     choices = {"hydra/launcher": "basic"}
     hydra = SimpleNamespace(runtime=SimpleNamespace(choices=choices))
-    monkeypatch.setattr("src.config.sweep.HydraConfig", SimpleNamespace(get=lambda: hydra))
+    monkeypatch.setattr("src.config.launch.HydraConfig", SimpleNamespace(get=lambda: hydra))
     nets = []
 
     def train():
