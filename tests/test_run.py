@@ -19,8 +19,6 @@ from test_config import EXPERIMENTS, composed
 import src
 from src import evaluate, plots
 from src.config.errors import one_line_errors
-from src.config.loading import check_arguments
-from src.config.values import ConfigError
 from src.datasets.table import load_test
 from src.experiment import run
 from src.methods import supervised
@@ -295,7 +293,7 @@ def one_line(*arguments: str, **options: str) -> str:
 
 def test_bad_input_is_one_line_before_any_data_is_loaded(tmp_path):
     folders = f"data.root={tmp_path / 'data'}", f"hydra.run.dir={tmp_path / 'run'}"
-    assert one_line(*folders, "training.epochz=1").startswith("error: there is no key training.epochz")
+    assert one_line(*folders, "training.epochz=1").startswith("error: Key 'epochz' not in 'Training'")
     assert not (tmp_path / "data").exists()
 
 
@@ -329,20 +327,16 @@ def test_runs_that_start_at_once_get_folders_and_records_of_their_own(start, tmp
     assert [folder.name for folder in folders] == ["run", "run_2"]
     for folder in folders:
         seed = read_result(folder)["seed"]
-        assert f"seed={seed}" in (folder / ".hydra" / "overrides.yaml").read_text()
+        (record,) = folder.glob(".hydra/*/overrides.yaml")
+        assert f"seed={seed}" in record.read_text()
         assert (folder / "main.log").read_text().count(f"run in {folder}\n") == 1
     assert {read_result(folder)["seed"] for folder in folders} == {0, 1}
 
 
-@pytest.mark.parametrize("arguments", [["--epochs", "20"], ["--epochs=20"], ["--training.epochs", "20", "seed=1"]])
-def test_a_value_with_dashes_is_told_how_it_is_given(arguments):
-    with pytest.raises(ConfigError, match=r"values are given without dashes: python -m main training.epochs=20$"):
-        check_arguments(arguments)
-    check_arguments(["-m", "seed=1,2", "--cfg", "job"])
-    with pytest.raises(ConfigError, match=r"--lr: values are .* python -m main KEY=VALUE; .* lists all keys$"):
-        check_arguments(["--lr", "0.1"])
-    with pytest.raises(ConfigError, match=r"^seed=range\(3\): -m and other flags come before all values"):
-        check_arguments(["experiment=quick", "-m", "seed=range(3)"])
+@pytest.mark.parametrize("arguments", [["--epochs", "20"], ["experiment=quick", "-m", "--epochs"]])
+def test_a_value_with_dashes_is_refused(arguments):
+    done = command(*arguments)
+    assert done.returncode == 2 and done.stderr.endswith("error: unrecognized arguments: --epochs\n")
 
 
 @pytest.mark.parametrize("version", [(3, 9, 2), (3, 14, 0)])

@@ -1,4 +1,4 @@
-"""Several runs at once, by Hydra's launchers: real processes, real images, and a stand-in for Slurm's four commands."""
+"""Several runs at once, by Hydra's launchers: real processes, real images, and submitit's stand-in for a cluster."""
 
 import os
 import re
@@ -8,21 +8,21 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import joblib
 import pytest
 import torch
 from commands import ONE_THREAD, REPOSITORY, command
 from hydra import compose, initialize_config_dir
-from omegaconf import read_write
+from omegaconf import OmegaConf, read_write
 
 from src.config.launch import BeforeRuns, job
 from src.config.loading import CONFIGS, register_schemas
 from src.config.values import ConfigError
 from src.training.checkpoint import load_checkpoint
-from src.training.log import read_metrics, read_result
+from src.training.log import read_metrics
 
 LONG = [  # nothing is saved unless somebody asks for it
     "model.hidden_dims=[32,32]", "training.checkpoint_every=0", "evaluation.every=0", "device=cpu", "precision=fp32",
@@ -102,43 +102,32 @@ def test_what_a_sweep_cannot_do_is_one_line(tmp_path, arguments, expected):
     assert not list(tmp_path.glob("sweep/*/"))
 
 
-class Net:
-    """Something that can be referred to weakly."""
-
-
 def test_what_ends_a_job_keeps_nothing_of_it(monkeypatch):
     """Hydra keeps the error until the sweep ends."""
-    choices = {"hydra/launcher": "basic"}
-    hydra = SimpleNamespace(runtime=SimpleNamespace(choices=choices))
-    monkeypatch.setattr("src.config.launch.HydraConfig", SimpleNamespace(get=lambda: hydra))
+    hydra = OmegaConf.create({"runtime": {"choices": {"hydra/launcher": "basic"}}})
+    monkeypatch.setattr("src.config.launch.HydraConfig.get", lambda: hydra)
     nets = []
 
     def train():
-        net = Net()
+        net = torch.nn.Linear(1, 1)
         nets.append(weakref.ref(net))
         raise RuntimeError("out of memory")
 
-    def run():
+    with pytest.raises(ConfigError) as kept, job():
         try:
             train()
         except RuntimeError as error:
             raise ConfigError("too large") from error
-
-    for failing in (train, run):
-        with pytest.raises((RuntimeError, ConfigError)) as kept, job():
-            failing()
-        assert kept.value.__traceback__ and nets.pop()() is None
+    assert kept.value.__traceback__ and nets.pop()() is None
 
 
-def processes_of_group(group: int) -> list[str]:
+def processes_of(group: int, command: str = "") -> list[int]:
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
-        except OSError:  # it has just ended
-            continue
-        if int(its_group) == group and state != "Z":
-            found.append(path.parent.name)
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            state, _, its_group = (path / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state != "Z" and command in (path / "cmdline").read_text():
+                found.append(int(path.name))
     return found
 
 
@@ -162,7 +151,7 @@ def test_an_interrupted_joblib_sweep_saves_every_job(start, sent, status, tmp_pa
     assert process.returncode == status
     assert "Traceback" not in output
     deadline = time.monotonic() + 10
-    while processes_of_group(process.pid):
+    while processes_of(process.pid):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert not list(tmp_path.glob("2_*/metrics.jsonl"))
@@ -177,104 +166,40 @@ def test_an_interrupted_joblib_sweep_saves_every_job(start, sent, status, tmp_pa
         assert epochs_of(folder) == list(range(1, epoch + 1))
 
 
-SLURM = """
-import os, re, subprocess, sys, time
-from pathlib import Path
-
-tool, *arguments = sys.argv[1:]
-state = Path(os.environ["STAND_IN_STATE"])
-script = state / "script"
-if tool == "sbatch":
-    script.write_text(Path(arguments[0]).read_text())
-    for task in range(int(re.search(r"--array=0-(.*)%", script.read_text())[1]) + 1):
-        subprocess.Popen([sys.executable, __file__, "task", str(task)], start_new_session=True,
-                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    print("Submitted batch job 7")
-elif tool == "task":  # one of the array, as often as it is put back into the queue
-    restarts, requeued = 0, state / f"requeued_7_{arguments[0]}"
-    cpus = re.search(r"--cpus-per-task=(.*)", script.read_text())[1]
-    variables = {"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": arguments[0],
-                 "SLURM_CPUS_PER_TASK": cpus}
-    while True:
-        subprocess.run(["bash", script], env=os.environ | variables)
-        if not requeued.exists():
-            break
-        requeued.unlink()
-        restarts += 1
-        variables["SLURM_RESTART_COUNT"] = str(restarts)
-elif tool == "srun":
-    _, _, output, _, error, *command = arguments  # --unbuffered --output FILE --error FILE
-    task = os.environ["SLURM_ARRAY_TASK_ID"]
-    output, error = (name.replace("%A", "7").replace("%a", task).replace("%t", "0") for name in (output, error))
-    job = Path(output).parent / f"7_{task}_submitted.pkl"  # which the launcher writes after sbatch has ended
-    deadline = time.monotonic() + 60
-    while not job.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for number, name in ((1, output), (2, error)):
-        file = open(name, "a")
-        os.dup2(file.fileno(), number)
-    (state / f"pid_{task}").write_text(str(os.getpid()))
-    os.execvp(command[0], command)
-elif tool == "scontrol":
-    assert arguments[0] == "requeue"
-    (state / f"requeued_{arguments[1]}").touch()
-elif tool == "sacct":
-    print("JobID|State|NodeList")
-"""
-
-
-@pytest.fixture
-def slurm(tmp_path) -> Path:
-    """A folder with the stand-in's commands in `bin`; it keeps its state there, and runs tasks on this machine."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "slurm.py").write_text(SLURM)
-    for tool in ("sbatch", "srun", "scontrol", "sacct"):
-        path = tmp_path / "bin" / tool
-        path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{tmp_path / "slurm.py"}" {tool} "$@"\n')
-        path.chmod(0o755)
-    return tmp_path
-
-
-def test_what_slurm_refuses_is_one_line(slurm):
-    (slurm / "bin" / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition: gpu' >&2\nexit 1\n")
-    done = command(
-        "-m", "hydra/launcher=slurm", "hydra.launcher.partition=gpu", f"hydra.sweep.dir={slurm / 'sweep'}",
-        PATH=f"{slurm / 'bin'}{os.pathsep}{os.environ['PATH']}",
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: ") and "invalid partition: gpu" in done.stderr
-
-
-def test_slurm_jobs_are_saved_when_pre_empted_and_go_on_when_requeued(start, slurm, few_images):
-    sweep = slurm / "sweep"
-    arguments = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.cpus_per_task=1"]
-    environment = {
-        **{key: value for key, value in ONE_THREAD.items() if key != "OMP_NUM_THREADS"},
-        "PATH": f"{slurm / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "STAND_IN_STATE": str(slurm),
-    }
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGUSR2, 0), (signal.SIGTERM, 143)])
+def test_a_job_of_a_cluster_is_saved_and_goes_on_where_it_is_requeued(start, sent, status, tmp_path, few_images):
+    """SIGUSR2 comes before the time limit, SIGTERM with pre-emption. The cluster is submitit's own stand-in."""
     process = start(
-        [sys.executable, "-m", "main", "-m", "seed=range(2)", *arguments, f"hydra.sweep.dir={sweep}", *LONG,
+        [sys.executable, "-m", "main", "-m", "hydra/launcher=submitit_local", f"hydra.sweep.dir={tmp_path}", *LONG,
          "training.epochs=100", *few_images],
-        cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=REPOSITORY, env=ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
     )  # fmt: skip
-    requeued, terminated = (sweep / f"{job}_matlab_seed{job}" for job in (0, 1))
-    for folder in when_training([requeued, terminated], process):
-        number = signal.SIGUSR2 if folder == requeued else signal.SIGTERM
-        os.kill(int((slurm / f"pid_{folder.name[0]}").read_text()), number)
+    (folder,) = when_training([tmp_path / "0_matlab_seed0"], process)
+    (job_itself,) = processes_of(process.pid, "submitit.core._submit")
+    os.kill(job_itself, sent)
     output, _ = process.communicate(timeout=100)
+    assert process.returncode == status and "Traceback" not in output, output
+    log = (folder / "main.log").read_text()
+    saved = int(re.search(r"stopped after epoch (\d+) of 100", log)[1])
+    assert load_checkpoint(folder, torch.device("cpu"))["epoch"] == epochs_of(folder)[-1] == (saved if status else 100)
+    assert (f"resumed after epoch {saved} of 100" in log) == (status == 0)
+    assert epochs_of(folder) == list(range(1, epochs_of(folder)[-1] + 1))
 
-    script = (slurm / "script").read_text()
+
+def test_what_slurm_refuses_is_one_line(tmp_path):
+    """And what it was asked for."""
+    for tool in ("sbatch", "srun"):
+        (tmp_path / tool).write_text(
+            f'#!/bin/sh\ncp "$1" {tmp_path}/script\necho "{tool}: invalid partition" >&2; exit 1\n'
+        )
+        (tmp_path / tool).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    slurm = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.cpus_per_task=1"]
+    done = command("-m", "seed=range(2)", *slurm, f"hydra.sweep.dir={tmp_path / 'sweep'}", PATH=path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ") and "sbatch: invalid partition" in done.stderr
+    script = (tmp_path / "script").read_text()
     for line in ("--partition=gpu", "--array=0-1%2", "--cpus-per-task=1", "--gpus-per-node=1", "--signal=USR2@120"):
         assert f"#SBATCH {line}\n" in script
-    log = (requeued / "main.log").read_text()
-    saved = re.search(r"stopped after epoch (\d+) of 100", log)[1]
-    assert f"resumed after epoch {saved} of 100" in log
-    assert epochs_of(requeued) == list(range(1, 101))
-    assert read_result(requeued)["threads"] == 1
-
-    assert process.returncode == 143, output
-    assert "Traceback" not in output
-    assert epochs_of(terminated)[-1] < 100
-    assert (terminated / "checkpoint.pt").exists()
+    assert "\nexport OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK " in script

@@ -89,10 +89,10 @@ class BeforeRuns(Callback):
             resolve_device(load_job(config, config.hydra.overrides.task)[0].device)
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
-        hydra = config.hydra
+        hydra, typed = config.hydra, OmegaConf.to_container(config.hydra.overrides)  # as they stand: each job's ${...}
         with one_line_errors():
-            for overrides in jobs(hydra.overrides.task) if hydra.runtime.choices["hydra/sweeper"] == "basic" else ():
-                of_job, _ = load_job(composed(*hydra.overrides.hydra, *overrides), overrides)
+            for overrides in jobs(typed["task"]) if hydra.runtime.choices["hydra/sweeper"] == "basic" else ():
+                of_job, _ = load_job(composed(*typed["hydra"], *overrides), overrides)
                 if not hydra.launcher._target_.endswith("SlurmLauncher"):  # whose login node needs no GPU
                     resolve_device(of_job.device)
         if hydra.runtime.choices["hydra/launcher"] == "joblib":
@@ -101,9 +101,9 @@ class BeforeRuns(Callback):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def jobs(typed: Sequence[str]) -> Iterator[list[str]]:
+def jobs(typed: list[str]) -> Iterator[list[str]]:
     """The overrides of each job of a sweep: all combinations of the values that were `typed`, as Hydra makes them."""
-    parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(list(typed))
+    parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(typed)
     choices = [
         each.sweep_string_iterator() if each.is_sweep_override() else [each.get_value_element_as_str()]
         for each in parsed

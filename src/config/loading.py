@@ -43,13 +43,17 @@ def register_schemas() -> None:
         ConfigStore.instance().store(group="schema", name=name, node=schema, package="_global_")
 
 
-@cache  # because composing takes a third of a second; callers leave it as it is
-def composed(*overrides: str) -> DictConfig:
-    """What `python -m main OVERRIDE...` gets from Hydra, for `load` to check."""
+@cache  # because composing takes a third of a second
+def _composed(*overrides: str) -> DictConfig:
     register_schemas()
     within_main = GlobalHydra.instance().is_initialized()
     with nullcontext() if within_main else initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("config", overrides=list(overrides))
+
+
+def composed(*overrides: str) -> DictConfig:
+    """What `python -m main OVERRIDE...` gets from Hydra, for `load` to check."""
+    return _composed(*overrides).copy()
 
 
 def load(values: DictConfig) -> Config:
