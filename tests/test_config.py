@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 from src.config import errors, loading
 from src.config.errors import USER_ERRORS, explain
 from src.config.launch import BeforeRuns
-from src.config.loading import CONFIGS, METHODS, check_sizes, load, load_saved
+from src.config.loading import CONFIGS, METHODS, check_images, load, load_saved
 from src.config.values import Config, ConfigError
+from src.layers.connections import Map
 from src.methods import named
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
@@ -128,6 +129,7 @@ def test_every_method_and_every_data_set_can_be_chosen_by_its_name():
         ("precision=fp8", "precision=fp8: must be one of auto, fp32, bf16"),
         ("device=cuda:01", "device=cuda:01: must be auto, cpu, cuda, cuda:1 or mps"),
         ("data.jitter=-1", "data.jitter=-1: must be at least 0"),
+        ("data.jitter=28", "data.jitter=28: must be below the images' smaller side, 28"),
         ("seed=-1", "seed=-1: must be at least 0"),
         ("name=../x", "name=../x: names a folder: it must not be empty, begin with a dot or hold a slash or ${"),
         ("name=a/b", "name=a/b: names a folder"),
@@ -145,7 +147,7 @@ def test_every_method_and_every_data_set_can_be_chosen_by_its_name():
         (f"{LOCAL} model.grids=[4,2,1]", "model.grids=[4, 2, 1]: each grid must have one location less per side than "),
         (f"{LOCAL} model.grids=[2,1,0]", "each grid must have one location less"),
         (f"{LOCAL} model.hidden_dims=[32,18,9]", "9 units cannot be shared out evenly to 2 x 2 locations (model.grids"),
-        (f"{LOCAL} model.field=29", "model.field=29: must be at least 1 and below 29"),
+        (f"{LOCAL} model.field=0", "model.field=0: must be at least 1"),
         (f"{LOCAL} model.field=11", "model.field=11: squares of so many pixels cannot be spread evenly"),
     ],
 )  # fmt: skip
@@ -173,10 +175,10 @@ def test_what_just_about_fits_is_accepted(overrides):
 
 def test_the_sizes_of_own_files_are_checked_when_they_are_known():
     config = composed("dataset=idx", "data.validation_images=50", "training.batch_size=20")
-    check_sizes(config, 70)
+    check_images(config, 70, Map(2, 3, 1), 2)
     for images, wrong in ((69, "training.batch_size=20: must be at most"), (50, "data.validation_images=50: must be")):
         with pytest.raises(ConfigError, match=re.escape(wrong)):
-            check_sizes(config, images)
+            check_images(config, images, Map(2, 3, 1), 2)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from src import methods
 from src.config.errors import USER_ERRORS, explain
 from src.config.values import Config, ConfigError, check
-from src.datasets.fetching import OFFICIAL_IMAGES
+from src.datasets.batches import check_jitter
 from src.datasets.table import DATASETS
+from src.layers.connections import Map
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
@@ -67,13 +68,13 @@ def load(values: DictConfig) -> Config:
     content.pop("hydra", None)
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(OmegaConf.get_type(values)), content))
     check(config)
-    if DATASETS[config.dataset].fetched_as:  # of one's own files, it is known when they are read
-        check_sizes(config, OFFICIAL_IMAGES["train"])
+    if not (row := DATASETS[config.dataset]).own:
+        check_images(config, row.train_images, row.shape, row.classes)
     return config
 
 
-def check_sizes(config: Config, images: int) -> None:
-    """Raises ConfigError if so many images cannot be shared out to validation and batches as `config` says."""
+def check_images(config: Config, images: int, shape: Map, classes: int) -> None:
+    """Raises ConfigError if `config` cannot train on so many images of this shape and so many classes."""
     training, size = images - config.data.validation_images, config.training.batch_size
     if training < 1:
         rule = f"must be below the number of training images, {images}"
@@ -82,6 +83,8 @@ def check_sizes(config: Config, images: int) -> None:
     if not smallest <= size <= training or 0 < training % size < smallest:
         rule = f"must be at most {training}, the number of training images, and leave no batch of less than {smallest}"
         raise ConfigError(f"training.batch_size={size}: {rule}")
+    check_jitter(config.data.jitter, shape)
+    config.model.check_images(shape, classes)
 
 
 def load_saved(folder: Path, overrides: Sequence[str] = ()) -> Config:

@@ -10,9 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from inspect import getmembers, isfunction
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
+
+if TYPE_CHECKING:
+    from src.layers.connections import Map
 
 SIDE = 28  # pixels: height and width of an image of MNIST's format
 DEVICE_NAMES = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?")
@@ -75,9 +78,12 @@ class Data:
 
 @dataclass
 class Model:
-    """What every net has; a method's values are a subclass, and the keyword arguments of its `net`."""
+    """What every net has; a method's values are a subclass."""
 
     hidden_dims: list[int] = widths(at_least=1, reason="because a read-out reads it")
+
+    def check_images(self, shape: "Map", classes: int) -> None:
+        """Raises ConfigError if no such net can be made for these images."""
 
 
 @dataclass
