@@ -65,8 +65,6 @@ def check(values: Any, prefix: str = "") -> None:
             check(value, f"{key}.")
         elif "rule" in its_field.metadata and not its_field.metadata["fits"](value):
             raise ConfigError(f"{key}={value}: {its_field.metadata['rule']}")
-    if hasattr(values, "check_together"):
-        values.check_together()
 
 
 @dataclass
