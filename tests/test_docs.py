@@ -15,6 +15,8 @@ from omegaconf import OmegaConf
 from src import report
 from src.config.loading import CONFIGS, composed, load
 from src.results.runs import experiment_values
+from src.results.tables import result_table
+from src.training.log import read_result
 
 PAGES = {
     str(path.relative_to(REPOSITORY)): path.read_text(encoding="utf-8")
@@ -111,6 +113,12 @@ def test_generated_tables_are_what_the_commands_print(monkeypatch, capsys, page,
     """Perhaps with text between them."""
     shown = re.findall(rf"<!-- {marker} -->\n(.*?)<!-- /{marker} -->", PAGES[page], re.DOTALL)
     assert "\n".join(shown).strip() == printed(monkeypatch, capsys, GENERATED[page, marker])
+
+
+def test_the_front_page_quotes_what_a_run_prints():
+    (quoted, *_) = blocks("README.md", "text")
+    printed_lines = result_table(read_result(REPOSITORY / "results" / "minute" / "seed0")).splitlines()
+    assert set(quoted.splitlines()) < set(printed_lines)
 
 
 def test_the_study_quotes_the_comparison(monkeypatch, capsys):
