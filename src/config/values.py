@@ -17,7 +17,6 @@ from omegaconf import MISSING
 if TYPE_CHECKING:
     from src.layers.connections import Map
 
-SIDE = 28  # pixels: height and width of an image of MNIST's format
 DEVICE_NAMES = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?")
 DEVICE_RULE = "must be auto, cpu, cuda, cuda:1 or mps"
 NAMES = re.compile(r"(?!.*\$\{)[^./\\\0-\x1f][^/\\\0-\x1f]*")  # ${ begins another value in a configuration
