@@ -41,7 +41,8 @@ def read_folder(root: Path, _: Any) -> list[np.ndarray]:
         arrays += [np.stack(images), labels]
         classes.append(set(names.tolist()))
     if odd := classes[0] ^ classes[1]:
-        raise DataError(f"{root} should hold pictures of each class in train and in test; of {min(odd)}, one has none")
+        side = "test" if min(odd) in classes[0] else "train"
+        raise DataError(f"{root} should hold each class in train and in test; there are no pictures {side}/{min(odd)}")
     grey = all((images == images[..., :1]).all() for images in arrays[::2])
     return [array[..., :1] if grey and array.ndim == 4 else array for array in arrays]
 
