@@ -44,7 +44,7 @@ FACTORS = {aten.mm: 0, aten.bmm: 0, aten.addmm: 1, aten.addmm_: 1, aten.baddbmm:
 
 
 class MatrixProducts(TorchDispatchMode):
-    """Records the matrix products of what runs within it, as `calls`, and their work, 2 `flop` for a row and a weight."""
+    """Records the matrix products of what runs within it as `calls`; `flop`: 2 for each row and each weight."""
 
     def __init__(self):
         super().__init__()
