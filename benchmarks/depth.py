@@ -12,11 +12,11 @@ import sys
 import tempfile
 from itertools import product
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import median
 from typing import Any
 
 from src.config.errors import one_line_errors
-from src.results.tables import markdown, ranges
+from src.results.tables import markdown, ranges, with_spread
 from src.training.device import describe, use
 from src.training.log import REPOSITORY, read_json, read_result, write_json
 
@@ -49,17 +49,11 @@ def measure(method: str, depth: int, seed: int, overrides: list[str]) -> dict[st
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The runs over their seeds as Markdown."""
-
-    def over_seeds(of_net: list[dict[str, Any]], key: str) -> str:
-        errors = [row[key] for row in of_net if key in row]
-        spread = f" ± {stdev(errors):.2f}" if len(errors) > 1 else ""
-        return f"{mean(errors):.2f}{spread}" if errors else "-"
-
     lines = []
     for depth, method in product(sorted({row["depth"] for row in rows}), RUNS):
         of_net = [row for row in rows if (row["depth"], row["method"]) == (depth, method)]
         if of_net:
-            errors = [over_seeds(of_net, key) for key in ("test_error_goodness", "test_error_one_pass")]
+            errors = [with_spread([row[key] for row in of_net if key in row]) for key in KEPT[:2]]
             seconds, peak = (median(row[key] for row in of_net) for key in ("seconds_per_epoch", "peak_resident_gb"))
             seeds = ranges(sorted(row["seed"] for row in of_net))
             lines.append([str(depth), method, seeds, *errors, f"{seconds:.1f} s", f"{peak:.2f} GB"])
