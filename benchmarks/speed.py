@@ -184,6 +184,8 @@ def main() -> None:
     parser.add_argument("--uncompiled", action="store_true", help="leave compiled epochs out")
     parser.add_argument("--show", action="store_true")
     arguments = parser.parse_intermixed_args()
+    if min(arguments.images, arguments.epochs) < 1:
+        parser.error("--images and --epochs must be at least 1")
     path, failed = arguments.file, []
     if arguments.show:
         print(tables(read_json(path)))
