@@ -61,8 +61,8 @@ def write_run(
     return folder
 
 
-def write_seeds(folder: Path, errors: list[float], one_pass: list[float] | None = None, **changed: Any) -> Path:
-    for seed, error in enumerate(errors):
+def write_seeds(folder: Path, goodness: list[float], one_pass: list[float] | None = None, **changed: Any) -> Path:
+    for seed, error in enumerate(goodness):
         write_run(folder / str(seed), seed, error, one_pass[seed] if one_pass else error, **changed)
     return folder
 
