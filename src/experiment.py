@@ -11,10 +11,10 @@ import torch
 from omegaconf import OmegaConf
 
 from src import methods
-from src.config.loading import check_sizes
+from src.config.loading import check_images
 from src.config.overrides import as_typed
 from src.config.values import Config, ConfigError
-from src.datasets.batches import Examples, check_jitter
+from src.datasets.batches import Examples
 from src.datasets.table import load
 from src.layers.connections import Map
 from src.methods.net import Net
@@ -58,9 +58,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         # What it stands for is saved, so that it is the same when the run is resumed, on whatever machine.
         config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
         examples, validation, test = load(config.dataset, config.data.root, device, config.data.validation_images)
-        check_sizes(config, len(examples) + len(validation))
-        check_jitter(config.data.jitter, examples.shape)
-        config.model.check_images(examples.shape, examples.classes)
+        check_images(config, len(examples) + len(validation), examples.shape, examples.classes)
         if not resume:
             write_atomically(out_dir / "config.yaml", OmegaConf.to_yaml(config).encode())
         images, how = f"{len(examples)} images of {config.dataset}", config.precision + ", compiled" * compiled

@@ -567,7 +567,7 @@ def picture(mode: str, *size: int) -> bytes:
             "folder",
             "test/class 03",
             None,
-            "OWN should hold pictures of each class in train and in test; of class 03, o",
+            "train and in test; there are no pictures test/class 03",
         ),
         ("folder", "train/class 00/0.png", picture("L", 20, 28), "OWN/train/class 00/0.png has 20 x 28"),
         ("folder", "test/class 00/0.png", picture("I;16", 28, 28), "OWN/test/class 00/0.png cannot be used as a pictu"),
@@ -624,4 +624,4 @@ def test_values_that_do_not_go_with_them_are_one_line_and_begin_no_run(tmp_path,
     with pytest.raises((DataError, ConfigError)) as caught:
         run(composed(*of_own(tmp_path, real), *overrides.split()), tmp_path / "run")
     assert explain(caught.value).startswith(f"{overrides.split()[-1]}: {words}") and "\n" not in explain(caught.value)
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "config.yaml").exists()

@@ -3,9 +3,7 @@
 import re
 import shlex
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException
 
 
 def as_argument(key: str, value: str) -> str:
@@ -20,16 +18,3 @@ def as_argument(key: str, value: str) -> str:
 def as_typed(key: str, value: str) -> str:
     """The same, as it is typed in a shell: quoted for the shell, too, if need be."""
     return shlex.quote(as_argument(key, value))
-
-
-def quoted(override: str) -> str | None:
-    """`override` as it is to be typed if all that it lacks is quotes around its value; else None."""
-    key, _, value = override.partition("=")
-    if not value or re.match(r"[\[{\"']", value):
-        return None
-    typed = as_typed(key, value)
-    try:
-        OverridesParser.create().parse_override(*shlex.split(typed))
-    except HydraException:  # it is the key
-        return None
-    return typed
