@@ -144,7 +144,7 @@ def test_every_method_and_every_data_set_can_be_chosen_by_its_name():
         ("method=unsupervised training.batch_size=1", "training.batch_size=1: must be at most 50000, the number of tr"),
         ("method=unsupervised training.batch_size=49999", "leave no batch of less than 2"),
         (f"{LOCAL} model.grids=[4,3]", "model.grids=[4, 3]: must give each of 3 layers one location less per side"),
-        (f"{LOCAL} model.grids=[4,2,1]", "model.grids=[4, 2, 1]: must give each of 3 layers one location less per side"),
+        (f"{LOCAL} model.grids=[4,2,1]", "model.grids=[4, 2, 1]: must give each of 3 layers one location less"),
         (f"{LOCAL} model.grids=[2,1,0]", "must give each of 3 layers one location less"),
         (f"{LOCAL} model.hidden_dims=[32,18,9]", "9 units cannot be shared out evenly to 2 x 2 locations (model.grids"),
         (f"{LOCAL} model.field=0", "model.field=0: must be at least 1"),
