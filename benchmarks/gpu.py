@@ -32,7 +32,7 @@ from benchmarks.plain import seconds_per_image
 from benchmarks.speed import EXPERIMENTS, NETS, REPOSITORY, Running, say, settings
 from src import methods
 from src.config.errors import one_line_errors
-from src.config.overrides import as_argument
+from src.config.loading import as_argument
 from src.config.values import SIDE, Config
 from src.datasets.batches import Examples
 from src.datasets.table import DATASETS, load

@@ -31,8 +31,7 @@ from benchmarks.depth import peak_resident_gb
 from benchmarks.plain import seconds_per_image
 from src import methods
 from src.config.errors import one_line_errors
-from src.config.loading import CONFIGS, composed, load
-from src.config.overrides import as_argument
+from src.config.loading import CONFIGS, as_argument, composed, load
 from src.config.values import SIDE, Config, ConfigError
 from src.datasets.batches import Examples, to_unit
 from src.datasets.table import load as load_data
