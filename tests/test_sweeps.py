@@ -190,8 +190,7 @@ def test_an_interrupted_joblib_sweep_saves_every_job(start, sent, status, tmp_pa
     else:
         process.terminate()
     output, _ = process.communicate(timeout=60)  # of all processes
-    assert process.returncode == status
-    assert "Traceback" not in output
+    assert process.returncode == status and "Traceback" not in output, output
     until(lambda: not processes_of(process.pid))
     assert not list(tmp_path.glob("2_*/metrics.jsonl"))
 
@@ -204,10 +203,8 @@ def test_an_interrupted_joblib_sweep_saves_every_job(start, sent, status, tmp_pa
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGUSR2, 0), (signal.SIGTERM, 143)])
 def test_a_job_of_a_cluster_is_saved_and_goes_on_where_it_is_requeued(start, sent, status, tmp_path, few_images):
     """SIGUSR2 comes before the time limit, SIGTERM with pre-emption. The cluster is submitit's own stand-in."""
-    process = sweep(
-        start, "hydra/launcher=submitit_local", f"hydra.sweep.dir={tmp_path}", "training.epochs=100", *few_images
-    )
-    folder = tmp_path / "0_matlab_seed0"
+    folder, cluster = tmp_path / "0_matlab_seed0", ["hydra/launcher=submitit_local", f"hydra.sweep.dir={tmp_path}"]
+    process = sweep(start, *cluster, "training.epochs=100", *few_images)
     until(lambda: training(folder))
     (job_itself,) = processes_of(process.pid, "submitit.core._submit")
     os.kill(job_itself, sent)
@@ -224,9 +221,8 @@ def test_a_job_of_a_cluster_is_saved_and_goes_on_where_it_is_requeued(start, sen
 def test_what_slurm_refuses_is_one_line(tmp_path):
     """And what it was asked for."""
     for tool in ("sbatch", "srun"):
-        (tmp_path / tool).write_text(
-            f'#!/bin/sh\ncp "$1" {tmp_path}/script\necho "{tool}: invalid partition" >&2; exit 1\n'
-        )
+        refuse = f'cp "$1" {tmp_path}/script; echo "{tool}: invalid partition" >&2; exit 1'
+        (tmp_path / tool).write_text(f"#!/bin/sh\n{refuse}\n")
         (tmp_path / tool).chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     slurm = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.cpus_per_task=1"]
