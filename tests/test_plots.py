@@ -139,6 +139,7 @@ def test_the_labels_numbers_are_left_out_of_the_receptive_fields_where_there_is_
         weight = given.pop()
         assert (not weight[:, :13].any()) == (method == "supervised") and weight[:, 13:].all(), method
         assert net.layers[0].below.weight.all()  # it is a copy that they are left out of
+    assert methods.pictures_of(torch.nn.Linear(2, 2), test, {}, None) == {}
 
 
 @pytest.mark.parametrize("classes", [10, 47])

@@ -61,8 +61,8 @@ def write_run(
     return folder
 
 
-def write_seeds(folder: Path, errors: list[float], one_pass: list[float] | None = None, **changed: Any) -> Path:
-    for seed, error in enumerate(errors):
+def write_seeds(folder: Path, goodness: list[float], one_pass: list[float] | None = None, **changed: Any) -> Path:
+    for seed, error in enumerate(goodness):
         write_run(folder / str(seed), seed, error, one_pass[seed] if one_pass else error, **changed)
     return folder
 
@@ -77,8 +77,7 @@ def write_method(folder: Path, method: str, seeds: int = 1, **changed: Any) -> P
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Runs `python -m src.report ARGUMENT...` here, which says `told` (a regular expression) on stderr; returns its
-    output and its error."""
+    """Runs `python -m src.report ARGUMENT...` here; returns its output and error. `told`: on stderr, a pattern."""
 
     def run(*arguments: Any, told: str = "") -> str:
         monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
