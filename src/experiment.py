@@ -11,8 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from src import methods
-from src.config.loading import check_images
-from src.config.overrides import as_typed
+from src.config.loading import as_argument, check_images
 from src.config.values import Config, ConfigError
 from src.datasets.batches import Examples
 from src.datasets.table import load
@@ -156,4 +155,4 @@ def new_net(config: Config, shape: Map, classes: int) -> Net:
 def resuming(folder: Path) -> str:
     """The command that goes on with the run in `folder`, as it is typed in a shell."""
     main = "-m main" if Path.cwd() == REPOSITORY else shlex.quote(str(REPOSITORY / "main.py"))
-    return f"python {main} {as_typed('resume', str(folder.absolute()))}"
+    return f"python {main} {shlex.quote(as_argument('resume', str(folder.absolute())))}"

@@ -3,14 +3,10 @@
 import re
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from src.config import errors, loading
 from src.config.errors import USER_ERRORS, explain
-from src.config.launch import BeforeRuns
 from src.config.loading import CONFIGS, METHODS, check_images, load, load_saved
 from src.config.values import Config, ConfigError
 from src.layers.connections import Map
@@ -30,19 +26,6 @@ def refusal(*overrides: str) -> str:
     line = explain(caught.value)
     assert "\n" not in line
     return line
-
-
-def test_the_default_is_the_matlab_recipe():
-    config = composed()
-    assert (config.method, config.dataset) == ("supervised", "mnist")
-    assert config.model.hidden_dims == [1000, 1000, 1000]
-    assert (config.model.goodness, config.model.loss, config.model.threshold) == ("sum_of_squares", "logistic", 1.0)
-    assert (config.training.epochs, config.training.batch_size) == (100, 100)
-    assert (config.training.learning_rate, config.training.weight_decay) == (0.01, 0.001)
-    assert (config.training.readout_learning_rate, config.training.readout_weight_decay) == (0.1, 0.003)
-    assert config.training.negatives == "hard"
-    assert (config.data.root, config.data.validation_images, config.data.jitter) == ("datasets", 10000, 0)
-    assert composed("experiment=matlab") == config
 
 
 @pytest.mark.parametrize(
@@ -72,15 +55,20 @@ def test_experiments_are_what_was_published(
 
 
 def test_what_only_one_experiment_has_is_as_published():
-    config = composed("experiment=local_receptive_fields")
-    assert (config.model.grids, config.model.field) == ([4, 3, 2], 10)
-    config = composed("experiment=loewex")
-    assert config.model.peer_normalisation == pytest.approx(0.03 * 2 * (1 - config.model.peer_momentum) / 1000)
-    assert (config.model.weight_scale, config.training.decay_in_momentum) == ("fan_out", True)
-    assert (config.training.weight_decay, config.training.readout_weight_decay) == (0.0003, 0.003)
-    assert config.training.readout_learning_rate == 0.1
-    config = composed("experiment=recurrent")
-    assert (config.model.damping, config.model.iterations) == (0.3, 8)
+    matlab = composed("experiment=matlab")
+    assert matlab == composed()
+    assert (matlab.model.goodness, matlab.model.loss, matlab.model.threshold) == ("sum_of_squares", "logistic", 1.0)
+    assert (matlab.training.batch_size, matlab.training.weight_decay) == (100, 0.001)
+    local = composed("experiment=local_receptive_fields")
+    assert (local.model.grids, local.model.field) == ([4, 3, 2], 10)
+    loewex = composed("experiment=loewex")
+    assert loewex.model.peer_normalisation == pytest.approx(0.03 * 2 * (1 - loewex.model.peer_momentum) / 1000)
+    assert (loewex.model.weight_scale, loewex.training.decay_in_momentum) == ("fan_out", True)
+    for config, weight_decay in ((matlab, 0.001), (loewex, 0.0003)):
+        assert (config.training.weight_decay, config.training.readout_weight_decay) == (weight_decay, 0.003)
+        assert config.training.readout_learning_rate == 0.1
+    recurrent = composed("experiment=recurrent")
+    assert (recurrent.model.damping, recurrent.model.iterations) == (0.3, 8)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -101,54 +89,36 @@ def test_every_method_and_every_data_set_can_be_chosen_by_its_name():
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ("foo=1", "Key 'foo' not in 'Config'; full_key: foo"),
         ("+foo=1", "Key 'foo' not in 'Config'; full_key: foo"),
         ("+training.epochz=1", "Key 'epochz' not in 'Training'; full_key: training.epochz"),
         ("method=backprop model.threshold=2", "Key 'threshold' not in 'Model'; full_key: model.threshold"),
         ("~seed", "missing mandatory value: seed; full_key: seed"),
-        ("~training", "missing mandatory value: training"),
         ("training.epochs=many", "Value 'many' of type 'str' could not be converted to Integer; full_key: training"),
-        ("model.hidden_dims=1000", "Invalid value assigned: int is not a ListConfig, list or tuple.; full_key: model"),
         ("experiment=papier", "Could not find 'experiment/papier'; Available options in 'experiment': backprop; lo"),
         ("hydra/launcher=papier", "`pip install hydra-joblib-launcher hydra-submitit-launcher` brings joblib and"),
         ("training.epochs", "missing EQUAL"),
         ("data.root=~/mnist", "data.root=~/mnist: LexerNoViableAltException: data.root=~/mnist; odd characters need"),
-        ("model.hidden_dims=[500", "no viable alternative"),
         ("model.hidden_dims=[1000]", "model.hidden_dims=[1000]: must be 2 or more widths of at least 1, because good"),
         ("model.hidden_dims=[1000,0]", "model.hidden_dims=[1000, 0]: must be 2 or more widths of at least 1"),
         ("model.goodness=badness", "model.goodness=badness: must be one of sum_of_activities, sum_of_squares"),
-        ("model.loss=none", "model.loss=none: must be one of logistic"),
         ("model.temperature=0", "model.temperature=0.0: must be above 0"),
-        ("model.threshold=inf", "model.threshold=inf: must be at least 0"),
-        ("model.weight_scale=fan", "model.weight_scale=fan: must be one of fan_in, fan_out"),
-        ("training.batch_size=0", "training.batch_size=0: must be at least 1"),
+        ("training.learning_rate=inf", "training.learning_rate=inf: must be at least 0 and below inf"),
+        ("training.learning_rate=nan", "training.learning_rate=nan: must be at least 0 and below inf"),
+        ("training.learning_rate=null", "field 'training.learning_rate' is not Optional"),
         ("training.batch_size=50001", "training.batch_size=50001: must be at most 50000, the number of training image"),
         ("data.validation_images=60000", "data.validation_images=60000: must be below the number of training images"),
         ("training.momentum=1", "training.momentum=1.0: must be at least 0 and below 1"),
-        ("training.negatives=easy", "training.negatives=easy: must be one of hard, uniform"),
-        ("precision=fp8", "precision=fp8: must be one of auto, fp32, bf16"),
         ("device=cuda:01", "device=cuda:01: must be auto, cpu, cuda, cuda:1 or mps"),
-        ("data.jitter=-1", "data.jitter=-1: must be at least 0"),
         ("data.jitter=28", "data.jitter=28: must be below the images' smaller side, 28"),
-        ("seed=-1", "seed=-1: must be at least 0"),
         ("name=../x", "name=../x: names a folder: it must not be empty, begin with a dot or hold a slash or ${"),
-        ("name=a/b", "name=a/b: names a folder"),
-        ("name=", "name=: names a folder"),
-        (r'name="a\${b}"', "name=a${b}: names a folder"),
-        ("method=backprop model.hidden_dims=[]", "model.hidden_dims=[]: must be 1 or more widths"),
-        ("method=recurrent model.damping=1", "model.damping=1.0: must be at least 0 and below 1"),
-        ("method=recurrent model.iterations=4", "model.iterations=4: must be at least 5"),
         ("method=recurrent model.first_learning_iteration=9", "=9: must be at most model.iterations, 8"),
-        ("method=unsupervised training.negatives=uniform", "training.negatives=uniform: must be one of hybrids"),
-        ("method=unsupervised model.grids=many", "Invalid value"),
         ("method=unsupervised training.batch_size=1", "training.batch_size=1: must be at most 50000, the number of tr"),
         ("method=unsupervised training.batch_size=49999", "leave no batch of less than 2"),
         (f"{LOCAL} model.grids=[4,3]", "model.grids=[4, 3]: must give each of 3 layers one location less per side"),
         (f"{LOCAL} model.grids=[4,2,1]", "model.grids=[4, 2, 1]: must give each of 3 layers one location less"),
-        (f"{LOCAL} model.grids=[2,1,0]", "must give each of 3 layers one location less"),
+        (f"{LOCAL} model.field=11", "model.field=11: squares of so many pixels cannot be spread evenly"),
         (f"{LOCAL} model.hidden_dims=[32,18,9]", "9 units cannot be shared out evenly to 2 x 2 locations (model.grids"),
         (f"{LOCAL} model.field=0", "model.field=0: must be at least 1"),
-        (f"{LOCAL} model.field=11", "model.field=11: squares of so many pixels cannot be spread evenly"),
     ],
 )  # fmt: skip
 def test_refusals_name_the_key_and_the_rule(overrides, expected):
@@ -162,8 +132,6 @@ def test_refusals_name_the_key_and_the_rule(overrides, expected):
         f"{LOCAL} model.grids=[2,1] model.hidden_dims=[4,1] model.field=27",
         f"{LOCAL} training.blurs=0 training.readout_epochs=0 training.batch_size=2",
         "method=recurrent model.iterations=5 model.first_learning_iteration=5 model.hidden_dims=[1]",
-        "method=backprop model.hidden_dims=[1]",
-        "training.batch_size=50000",
         "data.validation_images=59999 training.batch_size=1",
         "name=1e3",
         "dataset=idx data.validation_images=60000 training.batch_size=60001",  # its size is known later
@@ -176,9 +144,8 @@ def test_what_just_about_fits_is_accepted(overrides):
 def test_the_sizes_of_own_files_are_checked_when_they_are_known():
     config = composed("dataset=idx", "data.validation_images=50", "training.batch_size=20")
     check_images(config, 70, Map(2, 3, 1), 2)
-    for images, wrong in ((69, "training.batch_size=20: must be at most"), (50, "data.validation_images=50: must be")):
-        with pytest.raises(ConfigError, match=re.escape(wrong)):
-            check_images(config, images, Map(2, 3, 1), 2)
+    with pytest.raises(ConfigError, match="batch_size=20: must be at most 19"):
+        check_images(config, 69, Map(2, 3, 1), 2)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +154,6 @@ def test_the_sizes_of_own_files_are_checked_when_they_are_known():
         ("training: {epochz: 3}", "'experiment/mine': .*: Key 'epochz' not in 'Training'; full_key: training.epochz$"),
         ("training: {epochs: many}", "In 'experiment/mine': .*: Value 'many' .*; full_key: training.epochs$"),
         ("training: {epochs: -3}", "training.epochs=-3: must be at least 1"),
-        ("training: 3", "In 'experiment/mine': .*: Merge error: int is not a subclass of Training"),
         ("defaults: [{override /method: backprop}]\nmodel: {threshold: 3}", "'experiment/mine': .* full_key: model."),
         ("training: [", "mine.yaml"),
         ("defaults: 3", "Invalid defaults list in 'experiment/mine', defaults must be a list"),
@@ -213,9 +179,7 @@ def test_a_saved_run_is_read_with_its_own_method_and_newer_keys_have_their_defau
     ("key", "value", "expected"),
     [
         ("training.step", "fast", "Key 'step' not in 'Training'; full_key: training.step; it is damaged, or of"),
-        ("unsupervised.blurs", 6, "Key 'unsupervised' not in 'Config'"),
         ("training.epochs", "many", "Value 'many' of type 'str' could not be converted to Integer; full_key: trainin"),
-        ("training", 3, "Merge error: int is not a subclass of Training"),
         ("method", "hebb", "Could not find 'method/hebb'"),
         ("dataset", None, "Could not find 'dataset/None'"),
         ("model.threshold", -1, "model.threshold=-1.0: must be at least 0 and below inf; it is damaged, or of"),
@@ -238,38 +202,4 @@ def test_an_error_is_one_line_or_keeps_its_traceback_for_who_asks(monkeypatch):
         raise ValueError("a bug")
     monkeypatch.setattr(errors, "SHOW_TRACEBACK", True)
     with pytest.raises(ConfigError), errors.one_line_errors():
-        raise ConfigError("the one\n  the other")
-
-
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
-        ("name=../x", "error: name=../x: names a folder"),
-        ("resume=typo", "error: typo: there is no run"),
-        ("resume=", "error: .: there is no run"),
-        ("device=cuda", "error: device=cuda: this torch finds no CUDA device"),
-        ("device=cuda:1", "error: device=cuda:1: this torch finds no CUDA device"),
-    ],
-)
-def test_what_is_no_good_makes_no_folder(monkeypatch, tmp_path, override, expected):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    loading.register_schemas()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("config", overrides=[override], return_hydra_config=True)
-    with pytest.raises(SystemExit, match=f"^{re.escape(expected)}"):
-        BeforeRuns().on_run_start(config)
-    assert not list(tmp_path.iterdir())
-
-
-@settings(max_examples=60, deadline=None)
-@given(value=st.one_of(st.floats(), st.integers(-(2**70), 2**70), st.text(max_size=5), st.none()))
-def test_any_learning_rate_is_accepted_or_refused_in_words(value):
-    values = loading.composed().copy()
-    try:
-        values.training.learning_rate = value
-        config = load(values)
-    except USER_ERRORS as error:
-        assert "learning_rate" in explain(error)
-    else:
-        assert 0 <= config.training.learning_rate < float("inf")
+        raise ConfigError("the one")

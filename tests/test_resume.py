@@ -32,8 +32,7 @@ from test_config import composed
 from src import experiment
 from src.config import loading
 from src.config.errors import one_line_errors
-from src.config.loading import load_saved
-from src.config.overrides import as_typed
+from src.config.loading import as_argument, load_saved
 from src.config.values import Config, ConfigError
 from src.experiment import resuming, run
 from src.training.checkpoint import save, training_state
@@ -385,7 +384,7 @@ def test_the_advice_to_resume_can_be_typed_as_it_stands(text):
     folder = Path("/runs") / text.lstrip("/")
     *python, typed = shlex.split(resuming(folder))
     assert python == ["python", "-m", "main"]
-    for argument in (typed, *shlex.split(as_typed("resume", text))):
+    for argument in (typed, as_argument("resume", text)):
         override = OverridesParser.create().parse_override(argument)
         assert override.key_or_group == "resume"
         value = override.value()
@@ -457,7 +456,7 @@ def test_the_same_sweep_again_keeps_what_is_finished_and_does_the_rest(tmp_path,
     assert f"#2 {finished}: this run is finished; python -m src.plots draws its pictures again\n" in done.stdout, (
         done.stdout
     )
-    assert before == {path: path.read_bytes() for path in finished.iterdir() if path.name != "main.log"}
+    assert before == {path: path.read_bytes() for path in before}
     assert [read_json(folder / "result.json")["seed"] for folder in (begun, new)] == [1, 2]
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
         "0_short_seed2", "1_short_seed1", "4_short_seed0", "9_short_seed2"

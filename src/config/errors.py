@@ -16,6 +16,7 @@ from src.datasets.idx import DataError
 from src.training.signals import StoppedJob
 
 USER_ERRORS = (ConfigError, DataError, HydraException, OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError)
+LIBRARIES = ("hydra", "joblib", "submitit")  # they raise other errors of values, too, and of what Slurm told them
 SHOW_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -26,7 +27,9 @@ def explain(error: Exception) -> str | None:
         return "out of memory; smaller model.hidden_dims, training.batch_size or evaluation.batch_size may help"
     if "device(s) is/are busy or unavailable" in text:
         return "another process has the GPU to itself; wait for it, or train with device=cpu"
-    if not (isinstance(error, USER_ERRORS) or (isinstance(error, ValueError | RuntimeError) and of_a_library(error))):
+    raised_in = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    unusable = isinstance(error, ValueError | RuntimeError) and raised_in and raised_in[-1].startswith(LIBRARIES)
+    if not (unusable or isinstance(error, USER_ERRORS)):
         return None
     if isinstance(error, HydraException):
         text = str(error.__cause__ or error).partition("Config search path")[0]  # the cause names the key
@@ -37,12 +40,6 @@ def explain(error: Exception) -> str | None:
     lines = (line.strip() for line in text.splitlines())
     of_no_use = ("^", "See https", "object_type=", "reference_type=")
     return "; ".join(line for line in lines if line and not line.startswith(of_no_use)).replace(":; ", ": ")
-
-
-def of_a_library(error: Exception) -> bool:
-    """Whether Hydra or a launcher raised it, of a value that they cannot use or of what Slurm told them."""
-    frames = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(frames) and frames[-1].partition(".")[0] in ("hydra", "hydra_plugins", "joblib", "submitit")
 
 
 @contextmanager

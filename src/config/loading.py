@@ -4,17 +4,18 @@ The methods are the files of configs/method. Each one's types and ranges come fr
 imported when the first configuration is composed, not before.
 """
 
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, make_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from src import methods
@@ -127,10 +128,10 @@ def begun(folder: Path, config: Config) -> Config | None:
     return saved if asdict(saved) == asked else None
 
 
-def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """{"training": {"epochs": 100}, "seed": 0} -> {"training.epochs": 100, "seed": 0}."""
-    values = {}
-    for key, content in config.items():
-        section = isinstance(content, dict)
-        values |= {f"{key}.{name}": value for name, value in content.items()} if section else {key: content}
-    return values
+def as_argument(key: str, value: str) -> str:
+    """The override KEY=VALUE of a string, as a program gets it: quoted for Hydra if need be."""
+    if "/" in value and re.fullmatch(r"[\w./+-]+", value, re.ASCII):  # with a slash, it is no number, null or true
+        return f"{key}={value}"
+    # OmegaConf takes ${...} for an interpolation, but for a backslash before it.
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return f"{key}={QuotedString(literal, Quote.double).with_quotes()}"

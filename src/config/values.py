@@ -57,7 +57,7 @@ def widths(*, at_least: int, reason: str) -> Any:
 
 
 def check(values: Any, prefix: str = "") -> None:
-    """Raises ConfigError if a field of `values`, or of a dataclass in it, breaks its rule, or fields do not fit."""
+    """Raises ConfigError if a field of `values`, or of a dataclass in it, breaks its rule."""
     for its_field in fields(values):
         key, value = prefix + its_field.name, getattr(values, its_field.name)
         if is_dataclass(value):
