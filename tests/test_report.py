@@ -179,7 +179,7 @@ def test_folders_are_gathered_and_what_is_no_finished_run_is_named(tmp_path, cap
     (sweep / "0_matlab_seed0" / ".hydra" / "config.yaml").write_text("seed: 0\n")
     single = write_run(tmp_path / "outputs" / "a", 1, 1.4)
     damage = {  # file and what it holds instead; and the words for it
-        ("result.json", None): "FileNotFoundError: ", ("config.yaml", None): "config.yaml'",
+        ("result.json", None): "FileNotFoundError: ",
         ("result.json", '{"name": "matl'): "JSONDecodeError: ", ("result.json", "[1, 2]"): "AttributeError: ",
         ("result.json", '{"name": "matlab"}'): "LookupError: no error by goodness or in one pass",
         ("result.json", '{"test_error_goodness": 1.4}'): "KeyError: 'name'", ("config.yaml", ""): "KeyError: 'method'",
@@ -324,12 +324,11 @@ def test_precisions_are_compared_and_no_difference_shown(tmp_path, command):
     assert out.endswith("measured on: 'matlab, fp32' a CPU, fp32; 'matlab, bf16' a CPU, bf16\n")
 
 
-@pytest.mark.filterwarnings("error")
 def test_figures_without_any_spread_are_not_tested(tmp_path, command):
-    write_seeds(tmp_path / "a", [1.46] * 3, one_pass=[1.5] * 3)
-    write_seeds(tmp_path / "b", [1.46] * 2, one_pass=[1.7, 1.8], training__momentum=0.5)
+    write_seeds(tmp_path / "a", [1.46] * 3, one_pass=[1.5, 1.5, 1.6])
+    write_seeds(tmp_path / "b", [1.46, 1.56], one_pass=[1.7, 1.8], training__momentum=0.5)
     out = command("--compare", tmp_path)
-    assert "by goodness: no test is possible, as the errors of neither vary over the seeds\n" in out
+    assert "by goodness: no test is possible, as the errors of one side do not vary over the seeds\n" in out
     assert [row["p"] == "-" for row in table_rows(out)] == [True, False]
 
 
