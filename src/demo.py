@@ -61,13 +61,6 @@ def embedded(image: Image.Image, kind: str) -> str:
     return f"<img class='{kind}' alt='{kind}' src='data:image/png;base64,{content}'>"
 
 
-def verdict(scores: dict[str, Tensor]) -> str:
-    """The label of one image ([10] by rule) that each headline rule chooses."""
-    return "".join(
-        f"<div>{HEADLINES[rule]}<b data-rule='{rule}'>{label}</b></div>" for rule, label in headlines(scores).items()
-    )
-
-
 def bars(scores: dict[str, Tensor]) -> str:
     """A table of one image's scores ([10] by rule): a row for each label, and in it a bar for each of `columns`.
 
@@ -93,8 +86,10 @@ def answer(net: Net, given: Image.Image | Path) -> str:
         parts.append(embedded(image, "photograph"))
     for digit, scores in zip(found, scores_of(net, found), strict=True):
         pixels = embedded(Image.fromarray(digit.pixels.numpy()), "pixels")
-        seen = f"<div>the net gets{pixels}<small>28 x 28</small></div>"
-        parts.append(f"<section><div class='verdict'>{seen}{verdict(scores)}</div>{bars(scores)}</section>")
+        said = [f"<div>the net gets{pixels}<small>28 x 28</small></div>"]
+        for rule, label in headlines(scores).items():
+            said.append(f"<div>{HEADLINES[rule]}<b data-rule='{rule}'>{label}</b></div>")
+        parts.append(f"<section><div class='verdict'>{''.join(said)}</div>{bars(scores)}</section>")
     return "".join(parts)
 
 

@@ -134,12 +134,11 @@ def of_mnist(colours: Array) -> Digit | None:
 
 def in_reading_order(found: list[Digit]) -> list[Digit]:
     """Lines from top to bottom, each from left to right."""
-    lines: list[list[Digit]] = []
+    lines: list[list[Digit]] = [[]]
     for digit in sorted(found, key=lambda digit: digit.box[1] + digit.box[3]):
-        if lines and (digit.box[1] + digit.box[3]) / 2 < lines[-1][0].box[3]:
-            lines[-1].append(digit)
-        else:
-            lines.append([digit])
+        if lines[-1] and (digit.box[1] + digit.box[3]) / 2 > lines[-1][0].box[3]:
+            lines.append([])
+        lines[-1].append(digit)
     return [digit for line in lines for digit in sorted(line, key=lambda digit: digit.box)]
 
 
@@ -181,8 +180,7 @@ def ink_of(rgb: Array) -> tuple[Array, Array]:
     small = resized(lab, SMALL)
     sheet = sheet_of(small)
     filled = cv2.inpaint(small, 1 - sheet, 3, cv2.INPAINT_TELEA)  # what is beside the sheet looks like its edge
-    left, top, right, bottom = box_of(sheet)
-    side = min(right - left, bottom - top)
+    side = min(cv2.boundingRect(sheet)[2:])
     near, far = (cv2.medianBlur(filled, min(int(share * side) | 1, 255)).astype(np.float32) for share in (0.4, 0.9))
     # Near by is better in uneven light; but where a bold digit is most of what is near, that is not the paper.
     bold = np.abs(near - far).sum(axis=2, keepdims=True)
@@ -220,8 +218,7 @@ def sheet_of(lab: Array) -> Array:
 
 def without_lines(mask: Array, sheet: Array) -> Array:
     """`mask` without the lines printed across the sheet; strokes that cross a line stay whole."""
-    left, top, right, bottom = box_of(sheet)
-    side = min(right - left, bottom - top)
+    side = min(cv2.boundingRect(sheet)[2:])
     thin = mask & ~cv2.morphologyEx(mask, cv2.MORPH_OPEN, disc(side / 20))
     straight = cv2.HoughLines(thin, 1, np.pi / 360, int(0.4 * side))
     if straight is None:
@@ -361,10 +358,8 @@ def as_mnist(ink: Array, mask: Array) -> Tensor:
 def centred(digit: Array) -> Tensor:
     """`digit` (at most [28, 28], of 0 to 255) in the middle of uint8 [28, 28]."""
     canvas = np.zeros((SIDE, SIDE), np.uint8)
-    corner = [
-        min(max(round(CENTRE - centre), 0), SIDE - length)
-        for centre, length in zip(center_of_mass(digit), digit.shape, strict=True)
-    ]
-    (top, left), (height, width) = corner, digit.shape
+    height, width = digit.shape
+    top, left = (round(CENTRE - centre) for centre in center_of_mass(digit))
+    top, left = min(max(top, 0), SIDE - height), min(max(left, 0), SIDE - width)
     canvas[top : top + height, left : left + width] = np.rint(digit)
     return torch.from_numpy(canvas)
