@@ -215,16 +215,6 @@ def test_every_batch_is_trained_on_once_whether_replayed_or_not(monkeypatch):
     assert seen == [batch.tolist() for batch in batches]
 
 
-def test_an_update_that_no_cuda_graph_can_capture_is_one_line(monkeypatch):
-    def update(_):
-        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might be")
-
-    stand_in_for_graphs(monkeypatch, None, nullcontext)
-    monkeypatch.setattr("src.training.cuda_graph.WARM_UPS", 0)
-    with pytest.raises(ConfigError, match=r"^training.cuda_graph=true: the update cannot be captured \(CUDA .*=false$"):
-        GraphedUpdate(update, None)(torch.arange(3))
-
-
 def epochs_as(
     way: str, examples: Examples, *overrides: str, batch_size: int, cuda_graph: bool = False
 ) -> tuple[Net, Iterator]:

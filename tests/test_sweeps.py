@@ -58,12 +58,12 @@ def epochs_of(folder: Path) -> list[int]:
         ("name=../x", "name=../x: names a folder"),
         ("resume=typo", "typo: there is no run (no config.yaml)"),
         ("resume=", ".: there is no run"),
-        ("device=cuda:1", "device=cuda:1: this torch finds no CUDA device"),
+        ("device=cuda:1", "device=cuda:1: this torch finds 0 CUDA devices"),
     ],
 )
 def test_what_is_no_good_makes_no_folder(monkeypatch, tmp_path, hydra, override, expected):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(SystemExit, match=f"^error: {re.escape(expected)}"):
         BeforeRuns().on_run_start(hydra(override))
     assert not list(tmp_path.iterdir())
@@ -77,11 +77,11 @@ def test_what_is_no_good_makes_no_folder(monkeypatch, tmp_path, hydra, override,
         (["seed=range(2)", "experiment=paper,typo"], "In 'config': Could not find 'experiment/typo'"),
         (["experiment=glob(paper*)", "training.batch_size=60000,60001"], "training.batch_size=60001: must be at most"),
         (["resume=typo"], "typo: there is no run (no config.yaml)"),
-        (["device=cpu,cuda"], "device=cuda: this torch finds no CUDA device"),
+        (["device=cpu,cuda"], "device=cuda: this torch finds 0 CUDA devices"),
     ],
 )
 def test_a_typo_in_a_sweep_is_found_before_its_first_job(monkeypatch, hydra, task, expected):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     config = hydra()
     OmegaConf.update(config, "hydra.overrides.task", task)
     with pytest.raises(SystemExit, match=f"^error: {re.escape(expected)}"):
@@ -90,7 +90,7 @@ def test_a_typo_in_a_sweep_is_found_before_its_first_job(monkeypatch, hydra, tas
 
 def test_a_sweep_for_slurm_needs_no_gpu_where_it_is_given(monkeypatch, hydra):
     """That is a login node."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     config = hydra("hydra/launcher=slurm")
     OmegaConf.update(config, "hydra.overrides.task", ["device=cuda,cuda:1", "seed=range(2)"])
     BeforeRuns().on_multirun_start(config)

@@ -27,6 +27,8 @@ def explain(error: Exception) -> str | None:
         return "out of memory; smaller model.hidden_dims, training.batch_size or evaluation.batch_size may help"
     if "device(s) is/are busy or unavailable" in text:
         return "another process has the GPU to itself; wait for it, or train with device=cpu"
+    if "no kernel image is available" in text:
+        return "this build of torch has no code for this GPU; install one for an older CUDA, or train with device=cpu"
     raised_in = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
     unusable = isinstance(error, ValueError | RuntimeError) and raised_in and raised_in[-1].startswith(LIBRARIES)
     if not (unusable or isinstance(error, USER_ERRORS)):

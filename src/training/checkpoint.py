@@ -14,11 +14,6 @@ from torch import nn
 
 from src.config.values import ConfigError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
@@ -29,10 +24,12 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as file:
         try:
+            import fcntl
+
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(f"{folder}: another process is training this run") from error
-        except (AttributeError, OSError):  # Windows has no fcntl, and some network file systems have no locks
+        except (ImportError, OSError):  # Windows has no fcntl, and some network file systems have no locks
             pass
         yield
 

@@ -33,12 +33,10 @@ def compiled(step: Callable, net: nn.Module, backend: str = "inductor") -> Calla
         except RuntimeError as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton")):
                 raise
-            text, *_ = str(error).partition("Set TORCHDYNAMO_VERBOSE")  # how to report a bug in PyTorch
-            lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
-            said = textwrap.shorten(next((line for line in lines if "error:" in line), lines[-1]), 300)
+            said = next((line for line in str(error).splitlines() if "error:" in line), str(error))
             needed = "a C++ compiler and Python's headers, on a GPU Triton too"
             advice = f"it needs {needed}; or resume the run with training.compile=false"
-            raise ConfigError(f"training.compile=true: {said}; {advice}") from error
+            raise ConfigError(f"training.compile=true: {textwrap.shorten(said, 300)}; {advice}") from error
         for each in connections:
             each.rounded_at = each.weight._version
         return figures
