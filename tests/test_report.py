@@ -43,7 +43,7 @@ def write_run(
     errors = changed.pop("errors", {"goodness": goodness, "one_pass": one_pass} | LAYERS)
     measured = {"device": "cpu", "hardware": "a CPU", "precision": "fp32"}
     measured = {key: changed.pop(key, value) for key, value in measured.items()}
-    config = composed(f"method={changed.pop('method', 'supervised')}")
+    config = composed(f"method={changed.pop('method', 'supervised')}").copy()
     for name, value in ({"seed": seed, "data__root": str(folder)} | changed).items():
         OmegaConf.update(config, name.replace("__", "."), value, force_add=True)
     config = OmegaConf.to_container(config)

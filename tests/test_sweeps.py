@@ -58,12 +58,11 @@ def epochs_of(folder: Path) -> list[int]:
         ("name=../x", "name=../x: names a folder"),
         ("resume=typo", "typo: there is no run (no config.yaml)"),
         ("resume=", ".: there is no run"),
-        ("device=cuda:1", "device=cuda:1: this torch finds 0 CUDA devices"),
+        ("device=gpu", "device=gpu: must be auto, cpu, cuda, cuda:1 or mps"),
     ],
 )
 def test_what_is_no_good_makes_no_folder(monkeypatch, tmp_path, hydra, override, expected):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(SystemExit, match=f"^error: {re.escape(expected)}"):
         BeforeRuns().on_run_start(hydra(override))
     assert not list(tmp_path.iterdir())
@@ -77,23 +76,13 @@ def test_what_is_no_good_makes_no_folder(monkeypatch, tmp_path, hydra, override,
         (["seed=range(2)", "experiment=paper,typo"], "In 'config': Could not find 'experiment/typo'"),
         (["experiment=glob(paper*)", "training.batch_size=60000,60001"], "training.batch_size=60001: must be at most"),
         (["resume=typo"], "typo: there is no run (no config.yaml)"),
-        (["device=cpu,cuda"], "device=cuda: this torch finds 0 CUDA devices"),
     ],
 )
-def test_a_typo_in_a_sweep_is_found_before_its_first_job(monkeypatch, hydra, task, expected):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+def test_a_typo_in_a_sweep_is_found_before_its_first_job(hydra, task, expected):
     config = hydra()
     OmegaConf.update(config, "hydra.overrides.task", task)
     with pytest.raises(SystemExit, match=f"^error: {re.escape(expected)}"):
         BeforeRuns().on_multirun_start(config)
-
-
-def test_a_sweep_for_slurm_needs_no_gpu_where_it_is_given(monkeypatch, hydra):
-    """That is a login node."""
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    config = hydra("hydra/launcher=slurm")
-    OmegaConf.update(config, "hydra.overrides.task", ["device=cuda,cuda:1", "seed=range(2)"])
-    BeforeRuns().on_multirun_start(config)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +166,7 @@ def sweep(start: Callable[..., subprocess.Popen], *arguments: str) -> subprocess
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("sent", "status"), [("Ctrl-C", 130), ("SIGTERM to the command alone", -signal.SIGTERM)])
+@pytest.mark.parametrize(("sent", "status"), [("Ctrl-C", 1), ("SIGTERM to the command alone", -signal.SIGTERM)])
 def test_an_interrupted_joblib_sweep_saves_every_job(start, sent, status, tmp_path, few_images):
     """With a net that takes longer to save than joblib would leave its workers alive."""
     joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}", *few_images]
@@ -200,7 +189,7 @@ def test_an_interrupted_joblib_sweep_saves_every_job(start, sent, status, tmp_pa
         assert epochs_of(folder) == list(range(1, epoch + 1))
 
 
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGUSR2, 0), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGUSR2, 0), (signal.SIGTERM, 1)])
 def test_a_job_of_a_cluster_is_saved_and_goes_on_where_it_is_requeued(start, sent, status, tmp_path, few_images):
     """SIGUSR2 comes before the time limit, SIGTERM with pre-emption. The cluster is submitit's own stand-in."""
     folder, cluster = tmp_path / "0_matlab_seed0", ["hydra/launcher=submitit_local", f"hydra.sweep.dir={tmp_path}"]

@@ -13,7 +13,6 @@ from yaml import YAMLError
 
 from src.config.values import ConfigError
 from src.datasets.idx import DataError
-from src.training.signals import StoppedJob
 
 USER_ERRORS = (ConfigError, DataError, HydraException, OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError)
 LIBRARIES = ("hydra", "joblib", "submitit")  # they raise other errors of values, too, and of what Slurm told them
@@ -52,8 +51,6 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
-    except StoppedJob as stopped:
-        sys.exit(stopped.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

@@ -21,7 +21,6 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from src import methods
 from src.config.errors import USER_ERRORS, explain
 from src.config.values import Config, ConfigError, check
-from src.datasets.batches import check_jitter
 from src.datasets.table import DATASETS
 from src.layers.connections import Map
 
@@ -46,16 +45,12 @@ def register_schemas() -> None:
 
 
 @cache  # because composing takes a third of a second
-def _composed(*overrides: str) -> DictConfig:
+def composed(*overrides: str) -> DictConfig:
+    """What `python -m main OVERRIDE...` gets from Hydra, for `load` to check; to be copied before it is changed."""
     register_schemas()
     within_main = GlobalHydra.instance().is_initialized()
     with nullcontext() if within_main else initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("config", overrides=list(overrides))
-
-
-def composed(*overrides: str) -> DictConfig:
-    """What `python -m main OVERRIDE...` gets from Hydra, for `load` to check."""
-    return _composed(*overrides).copy()
 
 
 def load(values: DictConfig) -> Config:
@@ -84,7 +79,8 @@ def check_images(config: Config, images: int, shape: Map, classes: int) -> None:
     if not smallest <= size <= training or 0 < training % size < smallest:
         rule = f"must be at most {training}, the number of training images, and leave no batch of less than {smallest}"
         raise ConfigError(f"training.batch_size={size}: {rule}")
-    check_jitter(config.data.jitter, shape)
+    if config.data.jitter >= (side := min(shape.height, shape.width)):  # an image could be moved out of sight
+        raise ConfigError(f"data.jitter={config.data.jitter}: must be below the images' smaller side, {side}")
     config.model.check_images(shape, classes)
 
 

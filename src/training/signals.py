@@ -12,17 +12,8 @@ class Stopped(BaseException):
         self.exit_status = 128 + signal_number
 
 
-class StoppedJob(Exception):
-    """One job of a sweep was stopped; Hydra carries this to the process that waits for all of them."""
-
-    def __init__(self, exit_status: int):
-        super().__init__(exit_status)
-        self.exit_status = exit_status
-
-
 # SIGHUP: the terminal was closed, or ssh dropped. Windows has none.
 SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-EXIT_STATUSES = [128 + number for number in SIGNALS]
 
 
 class StopSignals:
