@@ -301,17 +301,6 @@ def test_every_run_of_a_long_sweep_is_compiled():
     assert counter.frame_count == 10
 
 
-@pytest.mark.xdist_group("compiled")
-def test_tf32_is_not_advised(monkeypatch, recwarn):
-    from torch._inductor.compile_fx import _warn_tf32_disabled  # here, because this takes seconds
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    compiling.compiled(supervised.step, small_net())
-    _warn_tf32_disabled.__wrapped__()  # it warns once a process
-    assert not [warning for warning in recwarn if "TensorFloat32" in str(warning.message)]
-
-
 # --- On a GPU, in bf16, and saved -----------------------------------------------------------------------------------
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -137,8 +136,6 @@ def job() -> Iterator[None]:
         yield
     except Exception as error:
         log.error(f"error: {explain(error) or error}", exc_info=explain(error) is None)
-        for each in filter(None, (error, error.__cause__)):  # Hydra keeps them to the end, and their frames the net
-            traceback.clear_frames(each.__traceback__)
         raise
     except (KeyboardInterrupt, SystemExit) as stop:
         if not own_process or getattr(stop, "code", None) == -1:  # submitit has put the job back into the queue

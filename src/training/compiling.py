@@ -1,7 +1,6 @@
 """torch.compile for an update: its elementwise work is fused."""
 
 import textwrap
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -19,8 +18,6 @@ def compiled(step: Callable, net: nn.Module, backend: str = "inductor") -> Calla
     # `rows_that_matter` does not break the graph then, and one graph serves any number of samples: a resumed run has
     # the same.
     torch._dynamo.config.capture_dynamic_output_shape_ops = True
-    # Inductor advises TF32 for fp32 products, which then would not be fp32.
-    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
     torch._dynamo.reset()  # or the earlier runs of a sweep use up its limit of graphs, and later ones are not compiled
     graph = torch.compile(step, backend=backend)
     connections = [each for each in net.modules() if isinstance(each, Connections)]
