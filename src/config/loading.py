@@ -4,7 +4,6 @@ The methods are the files of configs/method. Each one's types and ranges come fr
 imported when the first configuration is composed, not before.
 """
 
-import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, make_dataclass
@@ -15,7 +14,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from src import methods
@@ -122,12 +120,3 @@ def begun(folder: Path, config: Config) -> Config | None:
         return None
     asked = asdict(config) | ({"precision": saved.precision} if config.precision == "auto" else {})
     return saved if asdict(saved) == asked else None
-
-
-def as_argument(key: str, value: str) -> str:
-    """The override KEY=VALUE of a string, as a program gets it: quoted for Hydra if need be."""
-    if "/" in value and re.fullmatch(r"[\w./+-]+", value, re.ASCII):  # with a slash, it is no number, null or true
-        return f"{key}={value}"
-    # OmegaConf takes ${...} for an interpolation, but for a backslash before it.
-    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
-    return f"{key}={QuotedString(literal, Quote.double).with_quotes()}"

@@ -38,13 +38,9 @@ class GraphedUpdate:
                 self.update(self.batch)
             torch.cuda.current_stream().wait_stream(self.stream)
             return
-        self.graph = self.graph or self._captured()
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            self.graph.register_generator_state(self.generator)
+            with torch.cuda.graph(self.graph, stream=self.stream):  # records the update without doing it
+                self.update(self.batch)
         self.graph.replay()
-
-    def _captured(self) -> torch.cuda.CUDAGraph:
-        """Records an update without doing it."""
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self.generator)
-        with torch.cuda.graph(graph, stream=self.stream):
-            self.update(self.batch)
-        return graph
