@@ -7,12 +7,12 @@ import platform
 import subprocess
 import time
 from collections.abc import Container, Sequence
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from src.config.values import ConfigError
 from src.training.checkpoint import write_atomically
@@ -79,7 +79,7 @@ class RunLog:
             pairs = "/".join(f"{100 * share:.1f}" for share in record["pairs_ordered_wrongly"])
             line = f"loss {sum(record['loss']):.3g}, wrong pairs {pairs} %"
         an_epoch = (time.perf_counter() - self.started) / (len(self.records) - self.before)
-        left = tqdm.format_interval(an_epoch * (self.epochs - record["epoch"]))
+        left = timedelta(seconds=round(an_epoch * (self.epochs - record["epoch"])))
         log.info(f"epoch {record['epoch']}/{self.epochs}  {line}{self.validation}, {left} left")
 
     def __enter__(self) -> "RunLog":
