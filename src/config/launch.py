@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.config.errors import explain, one_line_errors
 from src.config.loading import begun, composed, load, load_saved
 from src.config.values import Config, ConfigError
+from src.training.signals import SIGNALS
 
 log = logging.getLogger(__name__)
 stopped = False  # this process was told to stop: jobs that wait for it do not start then
@@ -138,7 +139,8 @@ def job() -> Iterator[None]:
         log.error(f"error: {explain(error) or error}", exc_info=explain(error) is None)
         raise
     except (KeyboardInterrupt, SystemExit) as stop:
-        if not own_process or getattr(stop, "code", None) == -1:  # submitit has put the job back into the queue
+        by_signal = getattr(stop, "code", 130) in {128 + number for number in SIGNALS}
+        if not own_process or not by_signal:  # submitit ends a process otherwise when the job is back in the queue
             raise
         stopped = True
         raise ConfigError("the sweep was stopped") from stop
