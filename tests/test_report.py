@@ -43,7 +43,7 @@ def write_run(
     errors = changed.pop("errors", {"goodness": goodness, "one_pass": one_pass} | LAYERS)
     measured = {"device": "cpu", "hardware": "a CPU", "precision": "fp32"}
     measured = {key: changed.pop(key, value) for key, value in measured.items()}
-    config = composed(f"method={changed.pop('method', 'supervised')}")
+    config = composed(f"method={changed.pop('method', 'supervised')}").copy()
     for name, value in ({"seed": seed, "data__root": str(folder)} | changed).items():
         OmegaConf.update(config, name.replace("__", "."), value, force_add=True)
     config = OmegaConf.to_container(config)
@@ -402,7 +402,7 @@ def test_epochs_without_losses_of_layers_are_told_by_the_cross_entropy(tmp_path,
         run_log.epoch({"epoch": 1, "gain": 1.0, **figures, **validation})
         run_log.epoch({"epoch": 2, "gain": 0.5, **figures})
     told = [f"epoch {epoch}/2  cross-entropy 0.25, val. error 1.50 %" for epoch in (1, 2)]
-    assert [line.partition(", 00:")[0] for line in caplog.messages] == told
+    assert [line.partition(", 0:00:")[0] for line in caplog.messages] == told
     validated = {"validation error (%)/one_pass": 1.5, "validation error (%)/one_pass_layer_1": 2.0}
     first, second = [scalars(record) for record in read_json(tmp_path / "metrics.jsonl")]
     assert first == {"gain": 1.0, "loss/read-out": 0.25} | validated

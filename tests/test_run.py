@@ -230,10 +230,16 @@ def test_a_net_that_is_too_large_is_one_line(tmp_path, mnist_root):
         run(config, tmp_path)
 
 
-def test_a_gpu_that_another_process_has_to_itself_is_one_line():
-    refused = "CUDA error: CUDA-capable device(s) is/are busy or unavailable\nCUDA kernel errors might be"
-    with pytest.raises(SystemExit, match=r"^error: another process has the GPU to itself; [^\n]*$"), one_line_errors():
-        raise RuntimeError(refused)
+@pytest.mark.parametrize(
+    ("refused", "expected"),
+    [
+        ("CUDA-capable device(s) is/are busy or unavailable", "another process has the GPU to itself; wait "),
+        ("no kernel image is available for execution on the device", "this build of torch has no code for this GPU; "),
+    ],
+)
+def test_a_gpu_that_cannot_be_used_is_one_line(refused, expected):
+    with pytest.raises(SystemExit, match=f"^error: {expected}[^\n]*$"), one_line_errors():
+        raise RuntimeError(f"CUDA error: {refused}\nCUDA kernel errors might be")
 
 
 def test_of_runs_that_start_at_once_none_shares_a_folder(start, tmp_path, few_images):

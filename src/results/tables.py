@@ -5,11 +5,10 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from functools import cache, partial
 from statistics import mean, stdev
 from typing import Any
-
-from tqdm import tqdm
 
 from src import methods
 from src.config.loading import METHODS
@@ -58,11 +57,12 @@ def result_table(result: dict[str, Any]) -> str:
     )
     others = ", ".join(f"{rule} {error}" for rule, error in percent.items() if rule not in headlines)
     then = f" and {result['readout_epochs']} of the read-outs alone" if result["readout_epochs"] else ""
+    duration = timedelta(seconds=round(result["train_seconds"]))
     return (
         f"\n{table}\n\n{f'Test error (%) by other rules: {others}.' if others else ''}\n"
         f"Trained on {result['train_images']:,} images of {result['dataset']}, {result['epochs']} epoch(s){then}, "
         f"seed {result['seed']}, {result['precision']} on {result['device']} ({result['hardware']}): "
-        f"{tqdm.format_interval(result['train_seconds'])} of training, {result['seconds_per_epoch']:.2f} s an epoch. "
+        f"{duration} of training, {result['seconds_per_epoch']:.2f} s an epoch. "
         f"Tested once, on {result['test_images']:,} images.\n"
     )
 
