@@ -8,7 +8,7 @@ numbers come from its kind and its digit's number, so that it is the same each t
 import argparse
 import io
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from src.own_digits.finding import SIDE, digits
 from src.training.validation import scores_for
 
 Array = np.ndarray  # pictures are float32 [H, W, 3] of 0..255; ink is float32 [H, W] of 0..1
-BLUE, BLACK, PENCIL, WHITE = (40, 50, 150), (25, 25, 30), (85, 85, 90), (240, 240, 235)
+BLUE, BLACK, PENCIL = (40, 50, 150), (25, 25, 30), (85, 85, 90)
 SHAPE = (480, 640)  # of most sheets
 
 
@@ -54,19 +54,21 @@ def printed(digit: Array, height: int) -> Array:
 def drawn(digit: Array, height: int, pen: float) -> Array:
     """The digit's middle line drawn with a round pen `pen` pixels wide, its longer side then `height` pixels."""
     large = (printed(digit, 160) > 0.5).astype(np.uint8) * 255
-    rows, columns = np.nonzero(cv2.ximgproc.thinning(np.pad(large, 1)))
-    rows, columns = rows - rows.min(), columns - columns.min()
-    scale, margin = (height - pen) / max(rows.max(), columns.max()), int(pen / 2) + 2
-    points = set(zip(rows.tolist(), columns.tolist(), strict=True))
-    size = round(rows.max() * scale) + 2 * margin, round(columns.max() * scale) + 2 * margin
-    ink = np.zeros(size, np.uint8)
+    middle = np.argwhere(cv2.ximgproc.thinning(np.pad(large, 1)))
+    middle -= middle.min(axis=0)
+    scale, margin = (height - pen) / middle.max(), int(pen / 2) + 2
+    ink = np.zeros([round(length * scale) + 2 * margin for length in middle.max(axis=0).tolist()], np.uint8)
+    points = set(map(tuple, middle.tolist()))
     for row, column in points:
-        for down, right in ((0, 0), (0, 1), (1, -1), (1, 0), (1, 1)):
-            if (row + down, column + right) in points:
-                ends = [
-                    (round((x * scale + margin) * 16), round((y * scale + margin) * 16))
-                    for y, x in ((row, column), (row + down, column + right))
-                ]
+        for other in (
+            (row, column),
+            (row, column + 1),
+            (row + 1, column - 1),
+            (row + 1, column),
+            (row + 1, column + 1),
+        ):
+            if other in points:
+                ends = [[round((at * scale + margin) * 16) for at in point[::-1]] for point in ((row, column), other)]
                 cv2.line(ink, *ends, 255, max(1, round(pen)), cv2.LINE_AA, shift=4)
     return ink.astype(np.float32) / 255
 
@@ -78,18 +80,14 @@ def in_a_row(inks: Sequence[Array], gap: int) -> Array:
     return np.concatenate(cells, axis=1)[:, :-gap]
 
 
-def pasted(ink: Array, shape: tuple[int, int], where: Callable[[int, int], int]) -> Array:
-    """`ink` on nothing: `where` of a side's length and the room left on it gives the place."""
-    canvas = np.zeros(shape, ink.dtype)
-    height, width = ink.shape
-    top, left = (where(side, side - of_ink) for side, of_ink in zip(shape, ink.shape, strict=True))
-    canvas[top : top + height, left : left + width] = ink
-    return canvas
-
-
 def placed(ink: Array, shape: tuple[int, int], rng: np.random.Generator) -> Array:
     """`ink` anywhere on a sheet of `shape`, with a little paper around it."""
-    return pasted(ink, shape, lambda side, room: int(rng.integers(side // 20, max(room - side // 20, side // 20 + 1))))
+    canvas = np.zeros(shape, np.float32)
+    height, width = ink.shape
+    edges = zip(shape, ink.shape, [side // 20 for side in shape], strict=True)
+    top, left = (int(rng.integers(edge, max(side - of_ink - edge, edge + 1))) for side, of_ink, edge in edges)
+    canvas[top : top + height, left : left + width] = ink
+    return canvas
 
 
 # --- Paper, light and camera ------------------------------------------------------------------------------
@@ -229,21 +227,6 @@ def desk(digit: Array, rng: np.random.Generator) -> Image.Image:
     return photographed(on_desk(on_sheet(printed(digit, height(rng)), rng), rng, 12, 1.8), rng)
 
 
-def colour(digit: Array, rng: np.random.Generator) -> Image.Image:
-    """Ink and paper of about equal lightness and far apart in hue."""
-    hue, lightness = rng.uniform(0, 2 * np.pi), rng.uniform(45, 70)
-    lab = [(lightness + rng.uniform(-3, 3), 38 * np.cos(turn), 38 * np.sin(turn)) for turn in (hue, hue + np.pi)]
-    ink, sheet = cv2.cvtColor(np.float32([lab]), cv2.COLOR_LAB2RGB)[0].clip(0, 1) * 255
-    return photographed(written(paper(SHAPE, sheet, rng), placed(printed(digit, height(rng)), SHAPE, rng), ink), rng)
-
-
-def polarity(digit: Array, rng: np.random.Generator) -> Image.Image:
-    """Chalk on a board, white on a dark screen."""
-    boards = [(30, 60, 45), (20, 20, 20), (0, 0, 0), (20, 40, 90)]
-    board = paper(SHAPE, boards[rng.integers(4)], rng)
-    return photographed(written(board, placed(printed(digit, height(rng)), SHAPE, rng), WHITE), rng)
-
-
 def size(digit: Array, rng: np.random.Generator) -> Image.Image:
     """From a thumbnail of 40 pixels to a photograph of 2,000, the digit from a tenth to nine tenths of its height."""
     side = round(40 * 50 ** rng.random())
@@ -251,20 +234,6 @@ def size(digit: Array, rng: np.random.Generator) -> Image.Image:
     shape = side, round(side * rng.uniform(1, 1.4))
     ink = placed(printed(digit, round(side * share)), shape, rng)
     return photographed(written(paper(shape, sheet_colour(rng), rng), ink, ink_colour(rng)), rng)
-
-
-def off_middle(digit: Array, rng: np.random.Generator) -> Image.Image:
-    """MNIST's own pixels in 28 x 28, out of the middle, white on black or black on white."""
-    canvas = pasted(cropped(digit), (SIDE, SIDE), lambda side, room: int(rng.choice([0, room])))
-    return Image.fromarray(canvas if rng.random() < 0.5 else 255 - canvas)
-
-
-def transparent(digit: Array, rng: np.random.Generator) -> Image.Image:
-    """White or black strokes on nothing."""
-    alpha = placed(drawn(digit, 250, 24), (400, 400), rng)
-    layer = np.full((400, 400, 4), rng.choice([0, 255]), np.uint8)
-    layer[:, :, 3] = 255 * alpha
-    return Image.fromarray(layer)
 
 
 def pen(digit: Array, rng: np.random.Generator, share: float) -> Image.Image:
@@ -283,7 +252,7 @@ def pen_on_paper(digit: Array, rng: np.random.Generator) -> Image.Image:
 
 KINDS = {
     "plain": plain, "ruled": ruled, "squared": partial(ruled, ruling="squared"), "shaded": shaded, "desk": desk,
-    "colour": colour, "polarity": polarity, "size": size, "off_middle": off_middle, "transparent": transparent,
+    "size": size,
     **{f"pen 1/{part}": partial(pen, share=1 / part) for part in (5, 8, 20, 40, 80)}, "pen on paper": pen_on_paper,
 }  # fmt: skip
 
