@@ -37,15 +37,10 @@ SHAPE = (480, 640)  # of most sheets
 # --- Ink --------------------------------------------------------------------------------------------------
 
 
-def cropped(digit: Array) -> Array:
-    """An MNIST digit (uint8 [28, 28]) without its margin."""
-    rows, columns = np.flatnonzero(digit.any(axis=1)), np.flatnonzero(digit.any(axis=0))
-    return digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-
-
 def printed(digit: Array, height: int) -> Array:
-    """The digit enlarged, its longer side `height` pixels."""
-    small = np.pad(cropped(digit), 1)
+    """An MNIST digit (uint8 [28, 28]) without its margin, enlarged, its longer side `height` pixels."""
+    (top, left), (bottom, right) = (edge(np.argwhere(digit), axis=0) for edge in (np.min, np.max))
+    small = np.pad(digit[top : bottom + 1, left : right + 1], 1)
     scale = height / (max(small.shape) - 2)
     size = round(small.shape[1] * scale), round(small.shape[0] * scale)
     return cv2.resize(small.astype(np.float32) / 255, size, interpolation=cv2.INTER_CUBIC).clip(0, 1)
@@ -60,14 +55,8 @@ def drawn(digit: Array, height: int, pen: float) -> Array:
     ink = np.zeros([round(length * scale) + 2 * margin for length in middle.max(axis=0).tolist()], np.uint8)
     points = set(map(tuple, middle.tolist()))
     for row, column in points:
-        for other in (
-            (row, column),
-            (row, column + 1),
-            (row + 1, column - 1),
-            (row + 1, column),
-            (row + 1, column + 1),
-        ):
-            if other in points:
+        for down, right in ((0, 0), (0, 1), (1, -1), (1, 0), (1, 1)):
+            if (other := (row + down, column + right)) in points:
                 ends = [[round((at * scale + margin) * 16) for at in point[::-1]] for point in ((row, column), other)]
                 cv2.line(ink, *ends, 255, max(1, round(pen)), cv2.LINE_AA, shift=4)
     return ink.astype(np.float32) / 255
@@ -211,20 +200,14 @@ def on_desk(sheet: Array, rng: np.random.Generator, degrees: float, most: float)
     return held(sheet, rng, degrees, wood(room, rng))
 
 
-def plain(digit: Array, rng: np.random.Generator) -> Image.Image:
-    return photographed(on_sheet(printed(digit, height(rng)), rng), rng)
-
-
-def ruled(digit: Array, rng: np.random.Generator, ruling: str = "ruled") -> Image.Image:
-    return photographed(held(on_sheet(printed(digit, height(rng)), rng, ruling), rng, 4), rng)
-
-
-def shaded(digit: Array, rng: np.random.Generator) -> Image.Image:
-    return photographed(lit(on_sheet(printed(digit, height(rng)), rng), rng), rng)
-
-
-def desk(digit: Array, rng: np.random.Generator) -> Image.Image:
-    return photographed(on_desk(on_sheet(printed(digit, height(rng)), rng), rng, 12, 1.8), rng)
+def on_paper(digit: Array, rng: np.random.Generator, ruling: str = "", where: str = "") -> Image.Image:
+    """Printed, on a sheet that lies on a desk, in uneven light, or fills the picture."""
+    sheet = on_sheet(printed(digit, height(rng)), rng, ruling)
+    if ruling:
+        sheet = held(sheet, rng, 4)
+    if where:
+        sheet = lit(sheet, rng) if where == "shaded" else on_desk(sheet, rng, 12, 1.8)
+    return photographed(sheet, rng)
 
 
 def size(digit: Array, rng: np.random.Generator) -> Image.Image:
@@ -251,8 +234,8 @@ def pen_on_paper(digit: Array, rng: np.random.Generator) -> Image.Image:
 
 
 KINDS = {
-    "plain": plain, "ruled": ruled, "squared": partial(ruled, ruling="squared"), "shaded": shaded, "desk": desk,
-    "size": size,
+    "plain": on_paper, "ruled": partial(on_paper, ruling="ruled"), "squared": partial(on_paper, ruling="squared"),
+    "shaded": partial(on_paper, where="shaded"), "desk": partial(on_paper, where="desk"), "size": size,
     **{f"pen 1/{part}": partial(pen, share=1 / part) for part in (5, 8, 20, 40, 80)}, "pen on paper": pen_on_paper,
 }  # fmt: skip
 
@@ -268,8 +251,7 @@ def side_by_side(images: Array, rng: np.random.Generator) -> Image.Image:
 
 
 def blank(rng: np.random.Generator) -> Image.Image:
-    sheet = paper((480, 640), sheet_colour(rng), rng)
-    ruling = rng.integers(3)
+    sheet, ruling = paper(SHAPE, sheet_colour(rng), rng), rng.integers(3)
     if ruling:
         sheet = held(lines(sheet, rng.uniform(40, 150), squared=ruling == 2, rng=rng), rng, 4)
     return photographed(lit(sheet, rng), rng)
