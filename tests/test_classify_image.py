@@ -4,6 +4,7 @@ import itertools
 import shutil
 import sys
 import zlib
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -121,34 +122,29 @@ def test_a_digit_on_paper_becomes_like_mnist(data, test_set):
     assert found.box == pytest.approx(expected, abs=0.06 * side)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, SEVERAL])
-def test_every_kind_of_picture_gives_the_digit_that_is_in_it(kind, images):
-    """As it comes out of a clean drawing. How often a net errs is measured by tests/pictures_of_digits.py."""
-    ((picture, numbers),) = pictures(kind, images, [13])
-    strokes = drawn if "pen" in kind or kind == "transparent" else printed
-    clean = [grey_of(strokes(images[number], 200, *([16] if strokes is drawn else []))) for number in numbers]
-    found = digits(picture)
-    assert len(found) == len(numbers)
-    for digit, image in zip(found, clean, strict=True):
-        assert alike(digit.pixels, as_mnist(image)) > 0.85
-
-
 def grey_of(ink: np.ndarray) -> Image.Image:
     """Black ink ([H, W] of 0..1) with white paper around it."""
     return Image.fromarray((255 * (1 - np.pad(ink, 60))).astype(np.uint8))
 
 
-def test_a_sheet_is_found_on_a_desk_although_its_digit_reaches_near_an_edge(images):
-    numbers = (2503, 2506, 2593)
-    for (picture, _), number in zip(pictures("desk", images, numbers), numbers, strict=True):
-        assert alike(as_mnist(picture), as_mnist(grey_of(printed(images[number], 200)))) > 0.8
+NEAR_AN_EDGE = [2503, 2506, 2593]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, SEVERAL])
+def test_every_kind_of_picture_gives_the_digit_that_is_in_it(kind, images):
+    """As it comes out of a clean drawing. How often a net errs is measured by tests/pictures_of_digits.py."""
+    strokes = partial(drawn, pen=16) if "pen" in kind else printed
+    for picture, numbers in pictures(kind, images, [13] if kind != "desk" else [13, *NEAR_AN_EDGE]):
+        for digit, number in zip(digits(picture), numbers, strict=True):
+            limit = 0.8 if number in NEAR_AN_EDGE else 0.85
+            assert alike(digit.pixels, as_mnist(grey_of(strokes(images[number], 200)))) > limit
 
 
 def test_digits_are_read_line_by_line_and_single_takes_them_for_one(images):
-    line = in_a_row([printed(images[number], tall) for number, tall in ((0, 90), (1, 80), (2, 95))], 30)
-    below = np.pad(in_a_row([printed(images[number], 90) for number in (3, 4)], 40), ((40, 0), (0, 0)))
-    width = max(line.shape[1], below.shape[1])
-    sheet = np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in (line, below)])
+    rows = [[(0, 90), (1, 80), (2, 95)], [(3, 90), (4, 90)]]
+    rows = [in_a_row([printed(images[number], tall) for number, tall in row], 35) for row in rows]
+    width = max(row.shape[1] for row in rows)
+    sheet = np.concatenate([np.pad(row, ((0, 40), (0, width - row.shape[1]))) for row in rows])
     found = digits(grey_of(sheet))
     assert len(found) == 5
     for number, digit in enumerate(found):
@@ -181,14 +177,11 @@ def test_every_kind_of_file_gives_the_same_digit(images, tmp_path):
 
 def test_a_photograph_of_108_megapixels_is_scaled_down(images, tmp_path):
     sheet = Image.new("L", (12_000, 9_000), 230)
-    ink = Image.fromarray((255 * printed(images[0], 2000)).astype(np.uint8))
-    sheet.paste(20, (7000, 4000), ink)
+    sheet.paste(20, (7000, 4000), Image.fromarray((255 * printed(images[0], 2000)).astype(np.uint8)))
     sheet.save(tmp_path / "photo.jpg")
     picture = read(tmp_path / "photo.jpg")
-    (digit,) = digits(picture)
     assert 1000 < max(picture.size) <= 2000
-    assert digit.box[0] == pytest.approx(7000 * picture.width / 12_000, abs=25)
-    assert alike(digit.pixels, as_mnist(grey_of(printed(images[0], 200)))) > 0.95
+    assert alike(as_mnist(picture), as_mnist(grey_of(printed(images[0], 200)))) > 0.95
 
 
 # --- The command ------------------------------------------------------------------------------------------
@@ -209,28 +202,34 @@ def test_the_command_prints_and_draws_what_the_net_says(run_folder, test_set, im
 
     found = [digit for path in inputs for digit in digits(read(path))]
     said = scores_for(net, torch.stack([digit.pixels for digit in found]).flatten(1), 5)
+    tables = [table({rule: of_all[number] for rule, of_all in said.items()}) for number in range(5)]
     *blocks, of_two = done.stdout.strip().split("\n\n")
-    for number, block in enumerate(blocks):
-        lines = block.splitlines()
-        goodness = torch.stack([said[f"goodness_layer_{layer}"][number] for layer in (1, 2, 3)])
-        probabilities = said["one_pass"][number].softmax(dim=0)
-        assert lines[0] == str(inputs[number])
-        assert lines[1].split() == ["label", "G_1", "G_2", "G_3", "goodness", "read-out"]
-        for label in range(10):
-            cells = [float(cell) for cell in lines[2 + label].removesuffix("%").split()]
-            exact = [label, *goodness[:, label], goodness[1:, label].sum(), 100 * probabilities[label]]
-            assert cells == pytest.approx([float(value) for value in exact], abs=0.051)
-        assert lines[12] == f"by goodness: {goodness[1:].sum(dim=0).argmax()}"
-        assert lines[13] == f"in one pass: {probabilities.argmax()}"
-        assert lines[14] == f"picture: {pictures[number]}"
-        with Image.open(pictures[number]) as picture:
-            assert picture.size == (200, 300)
-    lines = of_two.splitlines()
-    tables = [table({rule: of_all[number] for rule, of_all in said.items()}) for number in (3, 4)]
-    assert of_two.split("\n", 1)[1].startswith(f"digit 1 of 2\n{tables[0]}\ndigit 2 of 2\n{tables[1]}\n")
-    for line, rule in zip(lines[-3:-1], ("goodness", "one_pass"), strict=True):
+    expected = [
+        f"{path}\n{of_digit}\npicture: {made}" for path, of_digit, made in zip(inputs, tables, pictures, strict=False)
+    ]
+    assert blocks == expected[:3]
+    two = f"{inputs[3]}\ndigit 1 of 2\n{tables[3]}\ndigit 2 of 2\n{tables[4]}\n"
+    assert of_two.startswith(two) and of_two.endswith(f"\npicture: {pictures[3]}")
+    for line, rule in zip(of_two.splitlines()[-3:-1], ("goodness", "one_pass"), strict=True):
         assert line.endswith(": {} {}".format(*said[rule][3:].argmax(dim=1).tolist()))
-    assert lines[-1] == f"picture: {pictures[3]}"
+    assert all(Image.open(picture).size == (200, 300) for picture in pictures[:3])
+
+
+def test_the_table_has_the_goodness_of_each_layer_and_the_read_outs_shares(net, test_set):
+    scores = {rule: of_image[0] for rule, of_image in scores_for(net, test_set.images[:1], 1).items()}
+    goodness = torch.stack([scores[f"goodness_layer_{layer}"] for layer in (1, 2, 3)])
+    shares = scores["one_pass"].softmax(dim=0)
+    lines = table(scores).splitlines()
+    assert lines[0].split() == ["label", "G_1", "G_2", "G_3", "goodness", "read-out"]
+    for label, line in enumerate(lines[1:11]):
+        exact = [label, *goodness[:, label].tolist(), goodness[1:, label].sum().item(), 100 * shares[label].item()]
+        assert [float(cell) for cell in line.removesuffix("%").split()] == pytest.approx(exact, abs=0.051)
+    assert lines[11] == f"by goodness: {goodness[1:].sum(dim=0).argmax()}"
+    assert lines[12] == f"in one pass: {shares.argmax()}"
+
+
+GOODNESS = torch.full((10,), 7.0).index_fill(0, torch.tensor([4]), 57.0)
+SHARES = torch.full((10,), 0.02).index_fill(0, torch.tensor([6]), 0.82)
 
 
 def test_the_picture_has_a_box_around_each_digit():
@@ -245,8 +244,7 @@ def test_the_picture_has_a_box_around_each_digit():
 
 def test_a_net_without_goodness_says_what_it_has():
     """Back-propagation and unsupervised nets; and the recurrent one, whose sum is of all its layers."""
-    probabilities = torch.full((10,), 0.02).index_fill(0, torch.tensor([6]), 0.82)
-    scores = {"one_pass": probabilities.log(), "one_pass_layer_1": torch.zeros(10)}
+    scores = {"one_pass": SHARES.log(), "one_pass_layer_1": torch.zeros(10)}
     lines = table(scores).splitlines()
     assert lines[0].split() == ["label", "read-out"] and lines[7].split() == ["6", "82.00", "%"]
     assert lines[11:] == ["in one pass: 6"]
@@ -271,18 +269,7 @@ def refusal(monkeypatch, *arguments: Path) -> str:
     return line
 
 
-def png_header(width: int, height: int) -> bytes:
-    """The start of a PNG file of 8-bit grey, with no pixels."""
-    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 0, 0, 0, 0])
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
-        for chunk in (header, b"IDAT")
-    )
-
-
-def test_what_is_no_readable_image_is_named_before_any_is_classified(
-    run_folder, test_set, tmp_path, monkeypatch, capsys
-):
+def test_what_is_no_readable_image_is_named_before_any_is_read(run_folder, test_set, tmp_path, monkeypatch, capsys):
     grey(test_set.images[0]).save(tmp_path / "good.png")
     (tmp_path / "words.png").write_text("no picture")
     sheet = on_paper(grey(test_set.images[0]), *INKS[1])
@@ -291,7 +278,11 @@ def test_what_is_no_readable_image_is_named_before_any_is_classified(
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:1500])
     (tmp_path / "empty.png").touch()
     Image.new("L", (100, 100), 200).save(tmp_path / "blank.png")
-    (tmp_path / "bomb.png").write_bytes(png_header(40_000, 40_000))
+    header = b"IHDR" + (40_000).to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])  # 8-bit grey, and no pixels follow
+    chunks = [
+        len(chunk[4:]).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big") for chunk in (header, b"IDAT")
+    ]
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
     reasons = {
         "cut.png": "truncated", "cut.jpg": "truncated", "empty.png": "cannot identify", "run": "Is a directory",
         "bomb.png": "exceeds limit", "none.png": "No such file",
@@ -304,26 +295,20 @@ def test_what_is_no_readable_image_is_named_before_any_is_classified(
 
 
 def test_what_holds_no_digit_is_refused_with_the_reason(images):
-    noise = np.random.default_rng(0).normal(0, 4, (500, 500))
+    noise = 200 + np.random.default_rng(0).normal(0, 4, (500, 500))
     spot = cv2.circle(np.zeros((300, 300), np.float32), (150, 150), 60, 1, -1)
-    scribble, _ = next(pictures("scribble", images, [1]))
-    ruled, _ = next(pictures("blank", images, [6]))
+    (scribble, _), (ruled, _) = next(pictures("scribble", images, [1])), next(pictures("blank", images, [6]))
     refused = {
         "no digit stands out": [
-            Image.fromarray(levels.astype(np.uint8))
-            for levels in (
-                np.full((100, 80), 255.0), np.zeros((SIDE, SIDE)), 200 + noise,
-                200 + noise + np.linspace(-40, 40, 500),
-            )
-        ] + [ruled, Image.new("RGBA", (50, 50))],
+            *map(Image.fromarray, np.stack([noise, noise + np.linspace(-40, 40, 500)]).astype(np.uint8)),
+            Image.new("L", (SIDE, SIDE)), Image.new("L", (100, 80), 255), Image.new("RGBA", (50, 50)), ruled,
+        ],
         "too small or too narrow": [Image.new("L", size) for size in ((1, 1), (400, 3), (9, 9))],
         "runs off the sheet": [grey_of(printed(images[0], 100)).crop((60 + 40, 0, 300, 300))],
         "wider than a digit": [grey_of(np.concatenate(3 * [printed(images[3], 100)[:, 8:-8]], axis=1))],
         "a spot": [grey_of(spot)],
         "scribble": [scribble],
-        "there are 36 things that may be digits; 30 at most": [
-            grey_of(np.tile(np.pad(printed(images[2], 40), 20), (6, 6)))
-        ],
+        "36 things that may be digits; 30 at most": [grey_of(np.tile(np.pad(printed(images[2], 40), 20), (6, 6)))],
     }  # fmt: skip
     for reason, of_reason in refused.items():
         for number, image in enumerate(of_reason):

@@ -42,10 +42,6 @@ MISSING = [
     *(f"{name} (pip install -r requirements-demo.txt)" for name in ("gradio", "playwright") if not find_spec(name)),
     *([] if CHROMIUM else ["a Chromium (apt-get install chromium)"]),
 ]
-in_a_browser = [
-    pytest.mark.skipif(bool(MISSING), reason=f"the page's tests in a browser need {', '.join(MISSING)}"),
-    pytest.mark.xdist_group("demo"),  # one server, one browser
-]
 
 
 def drawing(strokes: Strokes) -> Image.Image:
@@ -59,6 +55,11 @@ def cells(html: str) -> list[list[str]]:
     """The texts of a table's rows."""
     rows = re.findall(r"<tr>(.*?)</tr>", html)
     return [re.findall(r"<t[hd][^>]*>(?:<i[^>]*></i><span>)?(.*?)(?:</span>)?</t[hd]>", row) for row in rows]
+
+
+def shown_in(html: str) -> list[Image.Image]:
+    """The pictures on it."""
+    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"base64,([^']+)'", html)]
 
 
 # --- What it says -----------------------------------------------------------------------------------------
@@ -97,15 +98,12 @@ def test_the_nets_of_every_method_say_what_they_have(overrides):
 def test_each_of_several_digits_is_answered_and_boxed(monkeypatch, tmp_path):
     config = load(composed("method=backprop", "model.hidden_dims=[20]", "precision=fp32"))
     image = Image.new("RGB", (600, 300), "white")
-    digits = [
-        Digit(torch.full((28, 28), level, dtype=torch.uint8), (level, 50, level + 80, 200)) for level in (50, 250)
-    ]
+    pixels = torch.tensor([50, 250], dtype=torch.uint8).view(2, 1, 1).expand(2, 28, 28)
+    digits = [Digit(of_digit, (left, 50, left + 80, 200)) for of_digit, left in zip(pixels, (50, 250), strict=True)]
     monkeypatch.setattr(demo, "find", lambda path: (image, digits))
     said = demo.answer(new_net(config, MNIST_MAP, 10), tmp_path / "two.png")
     assert said.count("<table>") == 2 and said.count("data-rule") == 2
-    photograph, first, second = (
-        Image.open(io.BytesIO(base64.b64decode(picture))) for picture in re.findall(r"base64,([^']+)'", said)
-    )
+    photograph, first, second = shown_in(said)
     assert (first.getpixel((0, 0)), second.getpixel((0, 0))) == (50, 250)
     assert photograph.size == (400, 200)
     assert photograph.getpixel((50 * 2 // 3, 80)) != photograph.getpixel((60, 80)) == (255, 255, 255)
@@ -116,18 +114,16 @@ def test_the_picture_is_shown_as_it_was_taken():
     drawing = Image.new("RGBA", (60, 60), (0, 0, 0, 0))
     drawing.paste((0, 0, 0, 255), (20, 10, 40, 50))
     deep = Image.fromarray(np.linspace(0, 65_535, 3600).astype(np.uint16).reshape(60, 60))
-    for given, brightest in ((drawing, 255), (deep, 255)):
-        (picture,) = re.findall(r"base64,([^']+)'", demo.embedded(demo.boxed(given, []), "photograph"))
-        levels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("L"))
-        assert levels.min() == 0 and levels.max() == brightest and 50 < levels.mean() < 250
+    for given in (drawing, deep):
+        (picture,) = shown_in(demo.embedded(demo.boxed(given, []), "photograph"))
+        levels = np.asarray(picture.convert("L"))
+        assert levels.min() == 0 and levels.max() == 255 and 50 < levels.mean() < 250
 
 
 def test_it_says_which_net_it_is_and_how_often_that_errs():
-    said, result = demo.about(load_saved(demo.KEPT), demo.KEPT), read_json(demo.KEPT / "result.json")
-    assert "minute, seed 0" in said and "2 x 800" in said
-    assert (
-        f"{result['test_error_goodness']:.2f} % by goodness, {result['test_error_one_pass']:.2f} % in one pass" in said
-    )
+    config, result = load_saved(demo.KEPT), read_json(demo.KEPT / "result.json")
+    errors = "{test_error_goodness:.2f} % by goodness, {test_error_one_pass:.2f} % in one pass".format(**result)
+    assert all(words in demo.about(config, demo.KEPT) for words in ("minute, seed 0", "2 x 800", errors))
 
 
 def test_without_gradio_one_line_says_what_to_install(monkeypatch):
@@ -160,23 +156,14 @@ class Server:
         self.temporary.mkdir()
         environment = {"WATCHED": str(self.watched), "PYTHONPATH": str(folder), "TMPDIR": str(self.temporary)}
         proxies = {"http_proxy": "http://127.0.0.9:9", "all_proxy": "http://127.0.0.9:9", "GRADIO_SHARE": "True"}
+        options = dict(cwd=REPOSITORY, env=ONE_THREAD | environment | proxies, text=True)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "src.demo"],
-            cwd=REPOSITORY,
-            env=ONE_THREAD | environment | proxies,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            [sys.executable, "-m", "src.demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
         )
         said = self.process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+", said)
         assert found, said + self.process.stderr.read()
         self.address = found[0]
-
-    def stop(self) -> str:
-        """What it said on stderr, after Ctrl-C."""
-        self.process.send_signal(signal.SIGINT)
-        return self.process.communicate(timeout=30)[1]
 
 
 @pytest.fixture(scope="module")
@@ -184,14 +171,6 @@ def server(tmp_path_factory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("server"))
     yield server
     server.process.kill()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM) as browser:
-        yield browser
 
 
 class Visitor:
@@ -228,18 +207,21 @@ class Visitor:
 
 
 @pytest.fixture(scope="module")
-def visitor(browser, server) -> Visitor:
-    return Visitor(browser, server)
+def visitors(server) -> Iterator[tuple[Visitor, Visitor]]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM) as browser:
+        yield Visitor(browser, server), Visitor(browser, server)
 
 
-@pytest.fixture(scope="module")
-def another(browser, server) -> Visitor:
-    return Visitor(browser, server)
+@pytest.fixture
+def visitor(visitors) -> Visitor:
+    return visitors[0]
 
 
+@pytest.mark.skipif(bool(MISSING), reason=f"the page's tests in a browser need {', '.join(MISSING)}")
+@pytest.mark.xdist_group("demo")  # one server, one browser
 class TestInABrowser:
-    pytestmark = in_a_browser
-
     def test_a_digit_is_answered_while_it_is_drawn(self, visitor):
         assert visitor.said.inner_text().endswith(demo.EMPTY)
         visitor.draw(SEVEN, lift=False)
@@ -265,10 +247,8 @@ class TestInABrowser:
         visitor.said.locator(f"table, .line:not(:text('{demo.EMPTY}'))").first.wait_for()
         visitor.clear()
 
-        transfer = (
-            "const files = new DataTransfer(); files.items.add(new File(['no picture'], 'notes.png')); return files"
-        )
-        dropped = visitor.page.evaluate_handle(f"() => {{ {transfer} }}")
+        transfer = "files = new DataTransfer(); files.items.add(new File(['no picture'], 'notes.png')); return files"
+        dropped = visitor.page.evaluate_handle(f"() => {{ const {transfer} }}")
         visitor.canvas.dispatch_event("drop", {"dataTransfer": dropped})
         told = visitor.said.locator(".line", has_text="notes.png")
         told.wait_for()
@@ -285,25 +265,26 @@ class TestInABrowser:
         visitor.wait_for(0)
         assert visitor.page.get_by_text("Traceback").count() == visitor.page.locator(".toast-body").count() == 0
 
-    def test_two_people_at_once_get_their_own_answers(self, visitor, another):
+    def test_two_people_at_once_get_their_own_answers(self, visitors):
+        visitor, another = visitors
         visitor.clear()
-        for someone, strokes in ((visitor, SEVEN), (another, NOUGHT)):
-            someone.draw(strokes)
+        visitor.draw(SEVEN)
+        another.draw(NOUGHT)
         visitor.wait_for(7)
         another.wait_for(0)
         visitor.clear()
         another.wait_for(0)
 
-    def test_it_keeps_to_this_machine_and_ends_without_a_trace(self, server, visitor, another):
+    def test_it_keeps_to_this_machine_and_ends_without_a_trace(self, server, visitors):
         served_at = urlsplit(server.address)
-        for someone in (visitor, another):
+        for someone in visitors:
             assert someone.complaints == []
             asked = {urlsplit(url).netloc for url in someone.asked if not url.startswith(("data:", "blob:"))}
             assert asked == {served_at.netloc}
         with pytest.raises(OSError):  # this machine too: it would be answered if others were
             socket.create_connection(("127.0.0.2", served_at.port), timeout=5)
-        assert server.stop() == ""
-        assert server.process.returncode == 0
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.communicate(timeout=30)[1] == "" and server.process.returncode == 0
         assert list(server.temporary.iterdir()) == []
         notes = server.watched.read_text().splitlines()
         assert notes and [note for note in notes if "127.0.0.1" not in note] == []

@@ -104,8 +104,10 @@ def table_rows(text: str) -> list[dict[str, str]]:
     return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
 
 
-def test_runs_that_differ_only_in_seed_and_folder_share_a_row(tmp_path, command):
-    write_seeds(tmp_path / "a", [1.3, 1.4, 1.5, 1.6, 1.7], one_pass=[2.0, 2.0, 2.0, 2.0, 3.0])
+def test_runs_that_differ_only_in_seed_folder_and_what_older_versions_lack_share_a_row(tmp_path, command):
+    write_seeds(tmp_path / "a", [1.3, 1.4], one_pass=[2.0] * 2, without=("model__goodness", "training__compile"))
+    for seed, (goodness, one_pass) in enumerate([(1.5, 2), (1.6, 2), (1.7, 3)], 2):
+        write_run(tmp_path / str(seed), seed, goodness, one_pass, logging__tensorboard=True, resume="x", device="cpu")
     write_run(tmp_path / "b", 3, 3.0, training__learning_rate=0.02)
     errors, by_layer, measured = tables(command(tmp_path))
     assert [list(row.values()) for row in errors] == [
@@ -116,14 +118,6 @@ def test_runs_that_differ_only_in_seed_and_folder_share_a_row(tmp_path, command)
     # t of 97.5 % with 4 degrees of freedom is 2.776; 2.776 * 0.15811 / sqrt(5) = 0.196
     assert list(measured[0].values()) == ["matlab", "a CPU, fp32", "by goodness", "1.50 [1.30, 1.70]"]
     assert list(measured[1].values()) == ["matlab, learning_rate=0.02", "a CPU, fp32", "by goodness", "3.00"]
-
-
-def test_configurations_of_older_and_newer_versions_share_a_row(tmp_path, command):
-    write_run(tmp_path / "0", 0, 1.4)
-    write_run(tmp_path / "1", 1, 1.6, without=("model__goodness", "model__loss", "data__jitter", "training__compile"))
-    write_run(tmp_path / "2", 2, 1.8, logging__tensorboard=True, resume="x", evaluation__every=0, device="cpu")
-    (row,) = tables(command(tmp_path))[0]
-    assert (row["run"], row["seeds"]) == ("matlab", "0-2")
 
 
 def test_changed_values_are_short_and_from_those_of_the_experiment_of_that_name_else_of_the_method(tmp_path, command):
@@ -182,8 +176,7 @@ def test_folders_are_gathered_and_what_is_no_finished_run_is_named(tmp_path, cap
         ("result.json", None): "FileNotFoundError: ",
         ("result.json", '{"name": "matl'): "JSONDecodeError: ", ("result.json", "[1, 2]"): "AttributeError: ",
         ("result.json", '{"name": "matlab"}'): "LookupError: no error by goodness or in one pass",
-        ("result.json", '{"test_error_goodness": 1.4}'): "KeyError: 'name'", ("config.yaml", ""): "KeyError: 'method'",
-        ("config.yaml", "name: [matlab\n"): "ParserError: ",
+        ("config.yaml", ""): "KeyError: 'method'", ("config.yaml", "name: [matlab\n"): "ParserError: ",
         ("config.yaml", "{method: backprop, dataset: fashion}"): "KeyError: 'fashion'",
         ("config.yaml", "{method: telepathy, dataset: mnist}"): "Could not find 'method/telepathy'",
     }  # fmt: skip
@@ -205,20 +198,16 @@ def test_runs_of_every_method_stand_in_the_same_tables(tmp_path, command):
         ("backp", "-", "1.45 ± 0.07"), ("recur", "1.65 ± 0.07", "7.55 ± 0.07"),
         ("super", "1.45 ± 0.07", "1.55 ± 0.07"), ("unsup", "-", "1.75 ± 0.07"),
     ]  # fmt: skip
-    columns = ("run", "by", "layer 1", "layer 2", "layer 3", "all")
-    assert [tuple(row[column] for column in columns) for row in by_layer] == [
-        ("recur", "goodness", "2.00 ± 0.07", "1.90 ± 0.07", "-", "1.70 ± 0.07"),
-        ("super", "goodness", "1.95 ± 0.07", "1.65 ± 0.07", "-", "1.35 ± 0.07"),
-        ("unsup", "a read-out", "2.95 ± 0.07", "2.15 ± 0.07", "-", "1.85 ± 0.07"),
+    assert [" ".join(row.values()) for row in by_layer] == [
+        "recur goodness 2.00 ± 0.07 1.90 ± 0.07 - - 1.70 ± 0.07",
+        "super goodness 1.95 ± 0.07 1.65 ± 0.07 - - 1.35 ± 0.07",
+        "unsup a read-out 2.95 ± 0.07 2.15 ± 0.07 - - 1.85 ± 0.07",
     ]
     assert [row["rule"] for row in measured] == ["in one pass", "by goodness", "by goodness", "in one pass"]
-    assert max(len(table[0]) for table in (errors, by_layer, measured)) == 7
     assert len(tables(command(tmp_path / "runs" / "backprop"))) == 2  # none by layer
 
 
-def test_every_experiment_stands_beside_what_was_published_with_the_runs_that_have_exactly_its_values(
-    tmp_path, command
-):
+def test_every_experiment_stands_beside_what_was_published_with_runs_of_exactly_its_values(tmp_path, command):
     full = {"data__validation_images": 0}
     write_seeds(tmp_path / "a", [1.3, 1.4, 1.5])
     write_run(tmp_path / "b", 3, 3.0, training__learning_rate=0.02)
@@ -265,9 +254,7 @@ def test_the_kept_results_are_all_read(capsys):
 
 
 def test_without_results_the_command_fails_with_one_line(tmp_path, command):
-    (tmp_path / "file").touch()
-    for folder in (tmp_path / "x", tmp_path / "file"):
-        assert command(folder) == f"error: there is no folder {folder}"
+    assert command(tmp_path / "x") == f"error: there is no folder {tmp_path / 'x'}"
     assert command(tmp_path) == f"error: there is no finished run below {tmp_path}"
 
 
@@ -288,7 +275,6 @@ def test_validation_errors_are_those_of_the_last_epoch(tmp_path, command):
     assert by_layer[0]["layer 1"] == "3.00 ± 0.00" and measured[0]["rule"] == "by goodness"
     out = command("--compare", "--validation", tmp_path)
     assert table_rows(out)[0]["validation error (%)"] == "by goodness"
-    assert "by goodness: 'matlab' has the lower error (p = " in out
     (tmp_path / "b" / "0" / "metrics.jsonl").unlink()
     (tmp_path / "b" / "1" / "metrics.jsonl").write_text('{"epoch": 1}\n')
     reasons = (".*metrics.jsonl", "KeyError: 'validation_errors'")
@@ -332,25 +318,18 @@ def test_figures_without_any_spread_are_not_tested(tmp_path, command):
     assert [row["p"] == "-" for row in table_rows(out)] == [True, False]
 
 
-def test_methods_are_compared_by_the_rules_that_both_have(tmp_path, command):
-    write_method(tmp_path / "a", "supervised", seeds=3, name="ours")
-    write_method(tmp_path / "b", "backprop", seeds=2, name="theirs")
-    out = command("--compare", tmp_path / "a", tmp_path / "b")
-    (row,) = table_rows(out)
-    assert (row["test error (%)"], row["ours (n = 3)"]) == ("in one pass", "1.60 ± 0.10 [1.35, 1.85]")
-    assert row["first - second"].startswith("0.15 [")
-    write_seeds(tmp_path / "c", [1.4, 2.4], errors={"goodness": 1.4})
-    words = "error: --compare needs a way to classify that both have: theirs and matlab have none in common"
-    assert command("--compare", tmp_path / "b", tmp_path / "c") == words
-
-
-def test_comparisons_that_cannot_be_made_are_one_line(tmp_path, command):
-    write_seeds(tmp_path / "a", [1.4, 1.5])
+def test_comparisons_are_by_the_rules_that_both_have_or_one_line(tmp_path, command):
+    a, b = write_seeds(tmp_path / "a", [1.4, 1.5]), write_method(tmp_path / "b", "backprop", seeds=2, name="theirs")
+    (row,) = table_rows(command("--compare", a, b))
+    assert (row["test error (%)"], row["theirs (n = 2)"]) == ("in one pass", "1.45 ± 0.07 [0.81, 2.09]")
+    c = write_seeds(tmp_path / "c", [1.4, 2.4], errors={"goodness": 1.4}, name="mine")
+    words = "error: --compare needs a way to classify that both have: theirs and mine have none in common"
+    assert command("--compare", c, b) == words
     error = "error: --compare takes the folders of two configurations, of two seeds or more each; there are: "
-    found = f"'matlab', n = 2, as in {tmp_path / 'a' / '0'}"
-    assert command("--compare", tmp_path) == error + found
-    write_run(tmp_path / "b", 4, 1.4, training__momentum=0.5)
-    assert command("--compare", tmp_path) == f"{error}{found}; 'matlab, momentum=0.5', n = 1, as in {tmp_path / 'b'}"
+    found = f"'matlab', n = 2, as in {a / '0'}"
+    assert command("--compare", a) == error + found
+    d = write_run(tmp_path / "d", 4, 1.4, training__momentum=0.5)
+    assert command("--compare", a, d) == f"{error}{found}; 'matlab, momentum=0.5', n = 1, as in {d}"
 
 
 @pytest.mark.parametrize(
@@ -365,24 +344,21 @@ def test_comparisons_that_cannot_be_made_are_one_line(tmp_path, command):
          "goodness_layer_1 1.95, goodness_layer_2 1.85, goodness_all_iterations 1.65"),
     ],
 )  # fmt: skip
-def test_the_closing_table_is_that_of_the_method(method, published, layers):
-    result = {
-        "name": "mine", "method": method, "hidden_dims": [30, 30], "epochs": 7, "train_images": 60000, "seed": 3,
-        "dataset": "mnist", "precision": "fp32", "device": "cpu", "hardware": "a CPU", "train_seconds": 70.0,
-        "seconds_per_epoch": 10.0, "readout_epochs": 2 if method == "unsupervised" else 0, "test_images": 10000,
-        **{f"test_error_{rule}": error for rule, error in ERRORS[method].items()},
-    }  # fmt: skip
+def test_the_closing_table_is_that_of_the_method(tmp_path, method, published, layers):
+    result = read_json(write_method(tmp_path, method) / "0" / "result.json")
+    result |= {"name": "mine", "readout_epochs": 2 if method == "unsupervised" else 0, "test_images": 10000}
     text = result_table(result)
     ours, *others = table_rows(text)
     rules = [rule for rule in HEADLINES if rule in ERRORS[method]]
-    assert list(ours) == ["", "net", "epochs", *(header := [f"test error (%) {HEADLINES[rule]}" for rule in rules])]
-    assert list(ours.values()) == ["this run (mine)", "2 x 30", "7", *(f"{ERRORS[method][rule]:.2f}" for rule in rules)]
+    header = [f"test error (%) {HEADLINES[rule]}" for rule in rules]
+    assert list(ours.items())[3:] == [
+        (name, f"{ERRORS[method][rule]:.2f}") for name, rule in zip(header, rules, strict=True)
+    ]
+    assert list(ours.items())[:3] == [("", "this run (mine)"), ("net", "2 x 30"), ("epochs", "7")]
     assert [tuple(row[column] for column in header) for row in others] == published
     assert f"\n{f'Test error (%) by other rules: {layers}.' if layers else ''}\nTrained on" in text
     alone = " and 2 of the read-outs alone" if method == "unsupervised" else ""
-    assert f"Trained on 60,000 images of mnist, 7 epoch(s){alone}, seed 3, fp32 on cpu" in text
-    (row,) = table_rows(result_table(result | {"dataset": "kmnist"}))
-    assert row[""] == "this run (mine, on kmnist)"
+    assert f"Trained on 60,000 images of mnist, 7 epoch(s){alone}, seed 0, fp32 on cpu" in text
 
 
 def test_a_net_tested_again_has_the_rules_of_its_method():
@@ -396,17 +372,16 @@ def test_a_net_tested_again_has_the_rules_of_its_method():
 
 def test_epochs_without_losses_of_layers_are_told_by_the_cross_entropy(tmp_path, caplog):
     caplog.set_level("INFO")
-    figures = {"loss": [], "pairs_ordered_wrongly": [], "readout_loss": 0.25}
+    figures = {"gain": 1.0, "loss": [], "pairs_ordered_wrongly": [], "readout_loss": 0.25}
     validation = {"validation_images": 200, "validation_errors": {"one_pass": 3, "one_pass_layer_1": 4}}
     with RunLog(tmp_path, 2, classes=10) as run_log:
-        run_log.epoch({"epoch": 1, "gain": 1.0, **figures, **validation})
-        run_log.epoch({"epoch": 2, "gain": 0.5, **figures})
+        run_log.epoch({"epoch": 1, **figures, **validation})
+        run_log.epoch({"epoch": 2, **figures})
     told = [f"epoch {epoch}/2  cross-entropy 0.25, val. error 1.50 %" for epoch in (1, 2)]
     assert [line.partition(", 0:00:")[0] for line in caplog.messages] == told
-    validated = {"validation error (%)/one_pass": 1.5, "validation error (%)/one_pass_layer_1": 2.0}
     first, second = [scalars(record) for record in read_json(tmp_path / "metrics.jsonl")]
-    assert first == {"gain": 1.0, "loss/read-out": 0.25} | validated
-    assert second == {"gain": 0.5, "loss/read-out": 0.25}
+    assert second == {"gain": 1.0, "loss/read-out": 0.25}
+    assert first == second | {"validation error (%)/one_pass": 1.5, "validation error (%)/one_pass_layer_1": 2.0}
 
 
 @pytest.mark.parametrize(
@@ -430,9 +405,8 @@ def test_a_net_that_learns_nothing_is_told_once_with_layer_and_key(tmp_path, cap
 
 def test_the_commit_is_marked_where_the_code_is_another(tmp_path, monkeypatch):
     def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.check_output(command, text=True).strip()
 
     inside = tmp_path / "copy"
     for folder in (tmp_path / "src", inside / "src"):
