@@ -91,6 +91,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     )
 
     net = new_net(config, examples.shape, examples.classes).to(device)
+    net.prepare(examples.images)
     try:
         with locked(out_dir / "config.yaml"):
             delete_half_written(out_dir)

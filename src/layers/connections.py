@@ -3,11 +3,14 @@
 They are bottom-up or top-down by what they are given to see, and they know the precision of their products.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from src.config.values import ConfigError
 
 # "fp32" is fp32, even where the environment asks for TF32, as NVIDIA's containers do.
 torch.set_float32_matmul_precision("highest")
@@ -154,6 +157,38 @@ class Connections(nn.Module):
         """[tiles, B, units] -> [B, own.size]."""
         z = z.unflatten(2, (self.tile, self.tile, -1)).unflatten(0, (-1, self.own.width // self.tile))
         return z.permute(2, 0, 3, 1, 4, 5).flatten(1)
+
+
+def around(
+    seen: Map, own: Map, field: int | None, *, gain: float, generator: torch.Generator, dtype: torch.dtype
+) -> Connections:
+    """W ~ N(0, gain^2 / inputs of a unit), dense or topographic: each location sees the square of `field` x `field`
+    around it, cut at the border (section 4). What has no locations, as a label, is seen whole.
+    """
+    options = {"generator": generator, "dtype": dtype}
+    if field is None or seen.height * seen.width == 1:
+        return Connections(seen, own, std=gain * seen.size**-0.5, **options)
+    tile = max(side for side in range(1, 9) if own.height % side == own.width % side == 0)
+    std = gain * (field**2 * seen.channels) ** -0.5
+    return Connections(seen, own, field=field, padding=field // 2, tile=tile, std=std, **options)
+
+
+def maps_of(shape: Map, hidden_dims: Sequence[int], field: int | None) -> list[Map]:
+    """The image and the hidden layers: mere vectors or, with a `field`, as many locations as the image has."""
+    if field is None:
+        return [shape, *(Map(1, 1, dim) for dim in hidden_dims)]
+    return [shape, *(Map(shape.height, shape.width, dim // (shape.height * shape.width)) for dim in hidden_dims)]
+
+
+def check_field(shape: Map, hidden_dims: Sequence[int], field: int | None) -> None:
+    """Raises ConfigError if there are no such `maps_of` these images."""
+    locations = shape.height * shape.width
+    if field is not None and (field % 2 == 0 or field > 2 * min(shape.height, shape.width)):
+        raise ConfigError(f"model.field={field}: must be odd, as it is the square around a location")
+    for dim in hidden_dims:
+        if field is not None and dim % locations:
+            rule = f"with model.field, every width must be a multiple of the {locations} locations of an image"
+            raise ConfigError(f"model.hidden_dims={list(hidden_dims)}: {rule}")
 
 
 def rows_that_matter(derivatives: Tensor) -> Tensor | None:

@@ -69,7 +69,7 @@ class FFLayer(ReLULayer):
     Args:
         below: connections from the layer below or the image; above: from the layer above or the label (section 3.4).
         goodness, loss: names of functions of src/layers/goodness.py and src/layers/losses.py.
-        threshold: theta per unit; temperature: T.
+        threshold: theta, as a multiple of the goodness of a layer whose units are all 1; temperature: T.
         peer_normalisation: lambda; peer_momentum: of the running means m; initial_mean_activity: where they start.
     """
 
@@ -91,7 +91,7 @@ class FFLayer(ReLULayer):
         self.register_buffer("mean_activity", torch.full_like(self.bias.data, initial_mean_activity))
         self.goodness = GOODNESSES[goodness]
         self.loss = LOSSES[loss]
-        self.theta = threshold * below.own.size
+        self.theta = threshold * self.goodness(torch.ones(1, below.own.size)).item()
         self.temperature = temperature
         self.peer_normalisation = peer_normalisation
         self.peer_momentum = peer_momentum
