@@ -15,7 +15,7 @@ from src import methods
 from src.config.loading import check_sizes
 from src.config.overrides import as_typed
 from src.config.values import Config, ConfigError
-from src.datasets.batches import Examples
+from src.datasets.batches import Examples, check_jitter
 from src.datasets.table import load
 from src.layers.connections import Map
 from src.methods.net import Net
@@ -76,6 +76,8 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
     examples, validation, test = load(config.dataset, config.data.root, device, config.data.validation_images)
     check_sizes(config, len(examples) + len(validation))
+    check_jitter(config.data.jitter, examples.shape)
+    config.model.check_images(examples.shape, examples.classes)
     if not resume:
         out_dir.mkdir(parents=True, exist_ok=True)
         try:

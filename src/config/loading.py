@@ -21,8 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src import methods
 from src.config.values import Config, ConfigError, check, wrong_name
-from src.datasets.fetching import OFFICIAL_IMAGES
-from src.datasets.table import DATASETS, MNIST_MAP
+from src.datasets.batches import check_jitter
+from src.datasets.table import DATASETS
 from src.training.device import resolve_device
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -89,9 +89,10 @@ def checked(values: DictConfig) -> Config:
         raise ConfigError(f"{', '.join(sorted(missing))}: has no value")
     config = OmegaConf.to_object(values)
     check(config)
-    if DATASETS[config.dataset].fetched_as:
-        check_sizes(config, OFFICIAL_IMAGES["train"])
-        config.model.check_images(MNIST_MAP, 10)
+    if not (row := DATASETS[config.dataset]).own:
+        check_sizes(config, row.train_images)
+        check_jitter(config.data.jitter, row.shape)
+        config.model.check_images(row.shape, row.classes)
     return config
 
 
@@ -155,7 +156,7 @@ def same_run(saved: Config, config: Config) -> bool:
     ignored = {"resume", *MAY_DIFFER} - {"device", "training.compile"}
     if config.precision == "auto":
         ignored.add("precision")
-    if not DATASETS[config.dataset].fetched_as:
+    if DATASETS[config.dataset].own:
         ignored.remove("data.root")
     return all(saved_values.get(key) == values.get(key) for key in (saved_values | values).keys() - ignored)
 

@@ -98,7 +98,7 @@ def wrong_name(name: str) -> str | None:
 class Data:
     root: str = MISSING
     validation_images: int = number(at_least=0)
-    jitter: int = number(at_least=0, below=SIDE)
+    jitter: int = number(at_least=0)
 
 
 @dataclass

@@ -49,7 +49,7 @@ def compared_values(values: dict[str, Any]) -> dict[str, Any]:
     """
     values = composed_values(f"method={values['method']}") | values
     left_out = NOT_COMPARED | ({"model.field"} if values.get("model.grids") is None else set())
-    if not DATASETS[values["dataset"]].fetched_as:
+    if DATASETS[values["dataset"]].own:
         left_out = left_out - {"data.root"}  # which tells data of one's own apart
     return {key: value for key, value in values.items() if not {key, key.partition(".")[0]} & left_out}
 
