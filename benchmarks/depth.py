@@ -18,7 +18,6 @@ from typing import Any
 
 from src.config.errors import one_line_errors
 from src.config.loading import composed
-from src.results.statistics import summarise
 from src.results.tables import markdown, ranges, with_spread
 from src.training.device import describe, resolve_precision, use
 from src.training.log import REPOSITORY, read_json, read_result, write_json
@@ -64,7 +63,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         of_net = [row for row in rows if (row["depth"], row["method"]) == (depth, method)]
         if of_net:
             errors = [
-                with_spread(summarise([row[key] for row in of_net]) if key in of_net[0] else None)
+                with_spread([row[key] for row in of_net if key in row])
                 for key in ("test_error_goodness", "test_error_one_pass")
             ]
             seconds, peak = (median(row[key] for row in of_net) for key in ("seconds_per_epoch", "peak_resident_gb"))

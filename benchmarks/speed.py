@@ -39,7 +39,6 @@ from src.datasets.table import load as load_data
 from src.experiment import new_net, phases_of
 from src.negatives.codes import NUM_CLASSES
 from src.results.tables import duration, markdown, net_name
-from src.training.compiling import compiled
 from src.training.device import PRECISIONS, describe, resolve_precision, synchronise, use
 from src.training.epochs import train_epochs
 from src.training.log import REPOSITORY, provenance, read_json, write_json
@@ -517,7 +516,6 @@ def main() -> None:
     if arguments.epochs < 1:
         parser.error("--epochs must be at least 1")
     device = use(arguments.device)
-    compiled(lambda: None, device)  # if there is no compiler, that is said now
     precision = resolve_precision("auto", device)
     # Processors of one name differ in what they multiply fast.
     name = re.sub(r"[^a-z0-9]+", "_", f"{describe(device)} {precision}".lower()).strip("_")

@@ -35,6 +35,7 @@ from src.datasets.photographs import Digit, coloured, digits, read
 from src.evaluate import load_trained
 from src.negatives.codes import NUM_CLASSES
 from src.pictures.figures import POSITIVE
+from src.pictures.methods import draw_settling
 from src.results.tables import net_name
 from src.training.log import HEADLINES, REPOSITORY, read_result
 from src.training.validation import scores_for
@@ -148,7 +149,7 @@ def answer(config: Config, net: nn.Module, given: Image.Image | Path) -> str:
         of_digit = {rule: of_images[number] for rule, of_images in scores.items()}
         pixels = embedded(Image.fromarray(digit.pixels.numpy()), "pixels")
         seen = f"<div>the net gets{pixels}<small>28 x 28</small></div>"
-        settling = drawn(method.draw_settling(net, images[number])) if hasattr(method, "draw_settling") else ""
+        settling = drawn(draw_settling(net, images[number])) if hasattr(net, "goodness_over_time") else ""
         chosen = f"<div class='verdict'>{seen}{verdict(of_digit)}</div>"
         parts.append(f"<section>{chosen}{bars(of_digit)}{settling}</section>")
     return "".join(parts)

@@ -1,12 +1,10 @@
 """The whole algorithm against an independent float64 NumPy implementation of the sheet (tests/reference.py)."""
 
-import numpy as np
 import pytest
 import reference
 import torch
 from nets import (
     BATCH,
-    HIDDEN_DIMS,
     SHEET_RATES,
     TINY,
     as_state,

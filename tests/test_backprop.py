@@ -14,7 +14,6 @@ from src.methods import backprop
 from src.methods.backprop import adversarial_images, step
 from src.training.optimiser import gain, set_gain
 
-
 small_net = partial(nets.small_net, method=backprop)
 
 

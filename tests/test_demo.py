@@ -93,7 +93,7 @@ def test_the_nets_of_every_method_say_what_they_have(overrides):
         assert values == pytest.approx([label, *(of_labels[label].item() for of_labels in shown.values())], abs=0.051)
     assert said.count("<svg") == (config.method == "recurrent")
     if config.method == "recurrent":
-        (axis,) = method.draw_settling(net, pixels.flatten()).axes
+        (axis,) = demo.draw_settling(net, pixels.flatten()).axes
         assert axis.texts[0].get_text() == str(headlines(scores)["goodness"])
         assert [len(line.get_ydata()) for line in axis.lines] == [net.iterations] * 10
 

@@ -85,7 +85,7 @@ def test_fp32_is_not_tf32_where_the_environment_asks_for_it():
     code = """if True:
         import torch
         assert torch.backends.cuda.matmul.allow_tf32
-        import src.layers.products
+        import src.layers.connections
         assert not torch.backends.cuda.matmul.allow_tf32
     """
     environment = ONE_THREAD | {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}

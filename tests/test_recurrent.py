@@ -23,6 +23,7 @@ small_net = partial(
     damping=DAMPING,
     iterations=ITERATIONS,
     first_learning_iteration=1,
+    deciding_iterations=[3, 5],
 )
 
 

@@ -30,7 +30,7 @@ from src.results.runs import compared_values, flat, gather, grouped
 from src.results.statistics import summarise, welch
 from src.results.tables import duration, errors_table, ranges, result_table
 from src.training import log as run_log
-from src.training.log import RunLog, clock, provenance, read_metrics, scalars
+from src.training.log import RunLog, provenance, read_metrics, scalars
 
 LAYERS = {"goodness_layer_1": 9.0, "goodness_layer_2": 8.0, "goodness_all_layers": 7.0}
 ERRORS = {  # by method and rule, in percent, for two hidden layers
@@ -348,7 +348,7 @@ def test_a_value_makes_no_other_row_just_where_the_trained_net_is_the_same(tmp_p
         values = OmegaConf.to_object(values)
         (tmp_path / key).mkdir()
         net = new_net(values)
-        train(values, net, examples(40), examples(10), tmp_path / key, {}, resume=False)
+        train(values, net, examples(40), examples(10), tmp_path / key, {}, False)
         return net.state_dict()
 
     def another(value: Any) -> Any:
@@ -625,11 +625,11 @@ def test_epochs_without_losses_of_layers_are_told_by_the_cross_entropy(tmp_path,
     caplog.set_level("INFO")
     figures = {"loss": [], "pairs_ordered_wrongly": [], "readout_loss": 0.25}
     validation = {"validation_images": 200, "validation_errors": {"one_pass": 3, "one_pass_layer_1": 4}}
-    with RunLog(tmp_path, 2) as run_log:
+    with RunLog(tmp_path, 2, classes=10) as run_log:
         run_log.epoch({"epoch": 1, "gain": 1.0, **figures, **validation})
         run_log.epoch({"epoch": 2, "gain": 0.5, **figures})
     told = [f"epoch {epoch}/2  cross-entropy 0.25, val. error 1.50 %" for epoch in (1, 2)]
-    assert [line.partition(", 0:")[0] for line in caplog.messages] == told
+    assert [line.partition(", 00:")[0] for line in caplog.messages] == told
     validated = {"validation error (%)/one_pass": 1.5, "validation error (%)/one_pass_layer_1": 2.0}
     first, second = [scalars(record) for record in read_metrics(tmp_path)]
     assert first == {"gain": 1.0, "loss/read-out": 0.25} | validated
@@ -647,7 +647,7 @@ def test_epochs_without_losses_of_layers_are_told_by_the_cross_entropy(tmp_path,
     ],
 )
 def test_a_net_that_learns_nothing_is_told_once_with_layer_and_key(tmp_path, caplog, pairs, readout_loss, told):
-    with RunLog(tmp_path, 9) as run_log:
+    with RunLog(tmp_path, 9, classes=10) as run_log:
         for epoch in range(1, 6):
             figures = {"loss": [1.0] * len(pairs), "pairs_ordered_wrongly": pairs, "readout_loss": readout_loss}
             run_log.epoch({"epoch": epoch, "gain": 1.0, **figures})
@@ -679,4 +679,3 @@ def test_names():
     seeds = {"0-4": [0, 1, 2, 3, 4], "0, 2": [0, 2], "0, 1, 5-7, 9": [0, 1, 5, 6, 7, 9]}
     assert [ranges(numbers) for numbers in seeds.values()] == list(seeds)
     assert [duration(seconds) for seconds in (119.4, 660, 5040)] == ["119 s", "11 min", "84 min"]
-    assert [clock(seconds) for seconds in (59.6, 3 * 3600 + 61)] == ["1:00", "3:01:01"]
