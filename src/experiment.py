@@ -86,8 +86,8 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
             **origin,
         }
         if config.evaluation.training_errors:
-            scores_of_training = scores_for(net, examples.images, config.evaluation.batch_size)
-            result |= {f"training_error_{rule}": 100 * count / len(examples) for rule, count in count_errors(scores_of_training, examples).items()}
+            wrong = count_errors(scores_for(net, examples.images, config.evaluation.batch_size), examples)
+            result |= {f"training_error_{rule}": 100 * count / len(examples) for rule, count in wrong.items()}
         write_json(out_dir / "result.json", result)  # it says that the run is finished
         if config.logging.pictures:
             # Imported here, because matplotlib takes a second that the start need not pay.

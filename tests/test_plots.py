@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from commands import ONE_THREAD, REPOSITORY
 from nets import MNIST_MAP, examples
 from PIL import Image
+from src.results.pictures import draw_run
 from test_config import composed
 
 from images import draw_training
@@ -22,7 +23,6 @@ from src.methods.recurrent import draw_goodness_over_time
 from src.methods.unsupervised import draw_hybrids, goodness_with_hybrids
 from src.negatives.masks import mixed, random_masks
 from src.pictures import figures
-from src.results.pictures import draw_run
 from src.training.validation import scores_for
 
 ALWAYS = {"learning_curve", "receptive_fields", "confusion", "most_wrong"}

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from nets import HIDDEN_DIMS, INPUT_DIM, MNIST_MAP, batch, small_net
+from src.layers.stack import activities
 
 from benchmarks import speed
 from benchmarks.plain import LabelledImages, PlainNet
 from src.datasets.batches import Examples
 from src.layers.losses import logistic
-from src.layers.stack import activities
 from src.negatives.codes import embed, neutral, one_hot
 
 REPOSITORY = Path(__file__).resolve().parents[1]
