@@ -161,7 +161,7 @@ def test_the_saved_model_makes_the_reported_errors(learned, mnist_root, tmp_path
 def test_a_run_prints_progress_and_the_published_results(learned):
     lines = learned[1].splitlines()
     assert sum(line.startswith("epoch ") for line in lines) == 4
-    for expected in ("this run (matlab)", "1.36", "1.47", "1.45", "seed 3", "layer 1 alone", "Tested once"):
+    for expected in ("this run (matlab)", "1.36", "1.47", "1.45", "seed 3", "goodness_layer_1", "Tested once"):
         assert any(expected in line for line in lines)
 
 

@@ -19,7 +19,8 @@ def read_npz(path: Path, _: Any) -> list[np.ndarray]:
             arrays = np.load(file, allow_pickle=False)
             return [arrays[name] for name in ARRAYS]
         except Exception as error:  # of a dozen kinds, where the file is damaged or something else
-            raise DataError(f"{path} should be an .npz file with the arrays {', '.join(ARRAYS)}: {error}") from error
+            reason = str(error).partition(". ")[0]
+            raise DataError(f"{path} should be an .npz file with the arrays {', '.join(ARRAYS)}: {reason}") from error
 
 
 def read_folder(root: Path, _: Any) -> list[np.ndarray]:

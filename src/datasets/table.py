@@ -33,7 +33,8 @@ def read_cifar10(root: Path, row: Dataset) -> list[np.ndarray]:
 
         sides = [torchvision.datasets.CIFAR10(root, train=train) for train in (True, False)]
     except (ImportError, RuntimeError) as error:
-        raise DataError(f"torchvision cannot read {root / row.files[0]}: {error}") from error
+        advice = "a cifar10.npz next to it needs no torchvision"
+        raise DataError(f"torchvision cannot read {root / row.files[0]}: {error}; {advice}") from error
     return [array for side in sides for array in (side.data, np.array(side.targets))]
 
 

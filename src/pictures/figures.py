@@ -40,8 +40,8 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 def show_image(axis: Axes, image: Tensor, shape: Map, greys: str) -> None:
     """An image (uint8 [D]) without ticks: in colour if it has three channels, else in `greys`."""
-    pixels = image.view(shape)
-    axis.imshow(pixels if shape.channels == 3 else pixels.float().mean(dim=2), cmap=greys, vmin=0, vmax=255)
+    pixels = image.view(shape).numpy()
+    axis.imshow(pixels if shape.channels == 3 else pixels.mean(axis=2), cmap=greys, vmin=0, vmax=255)
     axis.set(xticks=[], yticks=[])
 
 
@@ -130,7 +130,7 @@ def draw_receptive_fields(weight: Tensor, seen: Map) -> Figure:
     width, height = (max(1, round(960 / picture.shape[1])) * picture.shape[side] / DPI for side in (1, 0))
     figure = Figure(figsize=(width, height + 0.35))  # inches; the rest is the title's
     axis = figure.add_axes((0, 0, 1, height / figure.get_figheight()))
-    axis.imshow(picture, cmap=colormaps["PuOr"].resampled(21), vmin=-1, vmax=1, interpolation="nearest")
+    axis.imshow(picture.numpy(), cmap=colormaps["PuOr"].resampled(21), vmin=-1, vmax=1, interpolation="nearest")
     axis.set_axis_off()
     scale = "grey: zero" if channels == 3 else "orange: negative, purple: positive"
     figure.suptitle(f"Weights of first-layer units, smoothed ({scale})", size=10, y=1 - 0.1 / figure.get_figheight())
@@ -165,7 +165,7 @@ def draw_confusion(scores: Tensor, labels: Tensor, rule: str) -> Figure:
     larger = max(1, classes / 16)  # so that numbers of four digits fit into their cells
     figure = new_figure(6.4 * larger, 5.6 * larger)
     axis = figure.subplots()
-    picture = axis.imshow(mistakes, cmap="cividis_r", vmin=0, vmax=max(1, mistakes.max().item()))
+    picture = axis.imshow(mistakes.numpy(), cmap="cividis_r", vmin=0, vmax=max(1, mistakes.max().item()))
     for label, choice in counts.nonzero().tolist():
         number = axis.text(choice, label, counts[label, choice].item(), size=8, ha="center", va="center")
         number.set_color("white" if mistakes[label, choice] > mistakes.max() / 2 else "black")

@@ -112,7 +112,7 @@ def draw_curves(axis: Axes, goodness: Tensor, colours: dict[int, str]) -> None:
     """
     iterations = range(1, len(goodness) + 1)
     axis.axvspan(FIRST - 0.5, LAST + 0.5, color="0.92")
-    axis.plot(iterations, goodness - goodness.mean(dim=1, keepdim=True), color="0.6", linewidth=1)
+    axis.plot(iterations, (goodness - goodness.mean(dim=1, keepdim=True)).numpy(), color="0.6", linewidth=1)
     for label, colour in colours.items():
         axis.lines[label].set(color=colour, linewidth=2.2, zorder=3)
         end = axis.lines[label].get_xydata()[-1]
