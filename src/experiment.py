@@ -11,17 +11,16 @@ import torch
 from omegaconf import OmegaConf
 
 from src import methods
-from src.config.loading import check_sizes
-from src.config.overrides import as_typed
+from src.config.loading import as_argument, check_images
 from src.config.values import Config, ConfigError
-from src.datasets.batches import Examples, check_jitter
+from src.datasets.batches import Examples
 from src.datasets.table import load
 from src.layers.connections import Map
 from src.methods.net import Net
 from src.training.checkpoint import locked, restore, save, training_state, write_atomically
 from src.training.device import PRECISIONS, describe, resolve_precision, use
 from src.training.epochs import train_epochs
-from src.training.log import REPOSITORY, RunLog, provenance, read_result, write_json
+from src.training.log import REPOSITORY, RunLog, provenance, read_json, write_json
 from src.training.signals import Stopped, StopSignals
 from src.training.validation import count_errors, scores_for
 
@@ -47,7 +46,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     """
     if resume and (out_dir / "result.json").exists():
         log.info(f"{out_dir}: this run is finished; python -m src.plots draws its pictures again")
-        return read_result(out_dir)
+        return read_json(out_dir / "result.json")
     with locked(out_dir):
         if not resume and (out_dir / "config.yaml").exists():
             other = f"choose another hydra.run.dir, or go on with: {resuming(out_dir)}"
@@ -58,9 +57,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         # What it stands for is saved, so that it is the same when the run is resumed, on whatever machine.
         config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
         examples, validation, test = load(config.dataset, config.data.root, device, config.data.validation_images)
-        check_sizes(config, len(examples) + len(validation))
-        check_jitter(config.data.jitter, examples.shape)
-        config.model.check_images(examples.shape, examples.classes)
+        check_images(config, len(examples) + len(validation), examples.shape, examples.classes)
         if not resume:
             write_atomically(out_dir / "config.yaml", OmegaConf.to_yaml(config).encode())
         images, how = f"{len(examples)} images of {config.dataset}", config.precision + ", compiled" * compiled
@@ -162,4 +159,4 @@ def new_net(config: Config, shape: Map, classes: int) -> Net:
 def resuming(folder: Path) -> str:
     """The command that goes on with the run in `folder`, as it is typed in a shell."""
     main = "-m main" if Path.cwd() == REPOSITORY else shlex.quote(str(REPOSITORY / "main.py"))
-    return f"python {main} {as_typed('resume', str(folder.absolute()))}"
+    return f"python {main} {shlex.quote(as_argument('resume', str(folder.absolute())))}"

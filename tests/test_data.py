@@ -567,7 +567,7 @@ def picture(mode: str, *size: int) -> bytes:
             "folder",
             "test/class 03",
             None,
-            "OWN should hold pictures of each class in train and in test; of class 03, o",
+            "train and in test; there are no pictures test/class 03",
         ),
         ("folder", "train/class 00/0.png", picture("L", 20, 28), "OWN/train/class 00/0.png has 20 x 28"),
         ("folder", "test/class 00/0.png", picture("I;16", 28, 28), "OWN/test/class 00/0.png cannot be used as a pictu"),
@@ -617,11 +617,11 @@ def test_every_method_trains_on_them_and_compares_with_nothing_published(tmp_pat
         ("data.validation_images=69", "must be below the number of training images, 78, and leave some of each class"),
         ("data.jitter=28", "must be below the images' smaller side, 28"),
         ("training.batch_size=71", "must be at most "),
-        ("method=unsupervised training.batch_size=69", "leaves a batch of one of 70"),
+        ("method=unsupervised training.batch_size=69", "must be at most 70, the number of training images, and leave "),
     ],
 )
 def test_values_that_do_not_go_with_them_are_one_line_and_begin_no_run(tmp_path, real, overrides, words):
     with pytest.raises((DataError, ConfigError)) as caught:
         run(composed(*of_own(tmp_path, real), *overrides.split()), tmp_path / "run")
     assert explain(caught.value).startswith(f"{overrides.split()[-1]}: {words}") and "\n" not in explain(caught.value)
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "config.yaml").exists()

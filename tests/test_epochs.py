@@ -16,14 +16,13 @@ import src.training.epochs
 from src import methods
 from src.config.values import ConfigError
 from src.datasets.batches import Examples, shuffled_batches
-from src.layers.connections import Connections
 from src.layers.layer import activities
 from src.methods import supervised
 from src.methods.net import Net
 from src.negatives import wrong_labels
 from src.negatives.codes import embed, one_hot
 from src.training import compiling
-from src.training.checkpoint import loaded, save_model
+from src.training.checkpoint import loaded, save
 from src.training.cuda_graph import WARM_UPS, GraphedUpdate
 from src.training.epochs import Phase, step_figures, train_epochs
 
@@ -67,15 +66,16 @@ def told(monkeypatch, method: str, *overrides: str, size: int = 6, seed: int = 0
     return phase.step(images, labels, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("negatives", ["hard", "uniform"])
-@pytest.mark.parametrize("method", ["supervised", "recurrent"])
-def test_negatives_are_drawn_as_asked(monkeypatch, method, negatives):
-    assert told(monkeypatch, method, f"training.negatives={negatives}").choose is getattr(wrong_labels, negatives)
-
-
-@pytest.mark.parametrize("method", ["supervised", "backprop"])
-def test_a_step_is_told_how_far_to_move_images(monkeypatch, method):
-    assert told(monkeypatch, method, "training.adversarial=0.25").adversarial == 0.25
+@pytest.mark.parametrize(
+    ("method", "value", "key", "expected"),
+    [
+        *((method, "negatives=hard", "choose", wrong_labels.hard) for method in ("supervised", "recurrent")),
+        *((method, "negatives=uniform", "choose", wrong_labels.uniform) for method in ("supervised", "recurrent")),
+        *((method, "adversarial=0.25", "adversarial", 0.25) for method in ("supervised", "backprop")),
+    ],
+)
+def test_a_step_is_told_which_negatives_to_draw_and_how_far_to_move_images(monkeypatch, method, value, key, expected):
+    assert getattr(told(monkeypatch, method, f"training.{value}"), key) == expected
 
 
 @pytest.mark.parametrize(("method", "scale"), [("supervised", 1.0), ("backprop", 1 / 0.8)])
@@ -299,19 +299,6 @@ def test_all_compiling_is_done_before_a_capture(monkeypatch, examples, way):
     assert len(compiled_before) == 1 and compiled_before[0] > 0
 
 
-def test_rounded_weights_are_those_of_the_weights():
-    """Whatever changes them: a step, or a run that is resumed."""
-    net = small_net(784, [20, 12], matmul_dtype=torch.bfloat16)
-    optimizer = optimizer_for(net)
-    for seed in range(4):
-        if seed == 2:
-            net.load_state_dict({name: 1.5 * tensor for name, tensor in net.state_dict().items()})
-        images, labels, wrong = tensors(seed, dim=784)
-        for connections in (module for module in net.modules() if isinstance(module, Connections)):
-            assert torch.equal(connections.matrix(), connections.weight.bfloat16())
-        supervised.step(net, optimizer, images, labels, None, choose=lambda *_, wrong=wrong: wrong)
-
-
 @pytest.mark.xdist_group("compiled")
 def test_every_run_of_a_long_sweep_is_compiled():
     from torch._dynamo.testing import CompileCounter  # here, because this takes seconds
@@ -392,7 +379,7 @@ def test_bf16_products_stay_near_fp32_and_keep_fp32_weights(way):
 @every_way
 def test_a_saved_net_says_the_same(tmp_path, way):
     trained, fresh = updated(way), new_net(way, "seed=1")
-    save_model(trained, tmp_path / "model.pt")
+    save(tmp_path / "model.pt", trained.state_dict())
     with loaded(tmp_path / "model.pt", "") as state:
         fresh.load_state_dict(state)
     for name, value in [*trained.named_parameters(), *trained.named_buffers()]:  # running means are buffers

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from src.datasets.idx import DataError
 
@@ -42,13 +41,16 @@ def read_folder(root: Path, _: Any) -> list[np.ndarray]:
         arrays += [np.stack(images), labels]
         classes.append(set(names.tolist()))
     if odd := classes[0] ^ classes[1]:
-        raise DataError(f"{root} should hold pictures of each class in train and in test; of {min(odd)}, one has none")
+        side = "test" if min(odd) in classes[0] else "train"
+        raise DataError(f"{root} should hold each class in train and in test; there are no pictures {side}/{min(odd)}")
     grey = all((images == images[..., :1]).all() for images in arrays[::2])
     return [array[..., :1] if grey and array.ndim == 4 else array for array in arrays]
 
 
 def _pixels(path: Path) -> np.ndarray:
     """uint8 [H, W, 3], in a grey picture three times the same."""
+    from PIL import Image  # not at the top: other data do without
+
     try:
         with Image.open(path) as image:
             if image.mode[0] in "IF":

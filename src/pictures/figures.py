@@ -162,8 +162,7 @@ def draw_confusion(scores: Tensor, labels: Tensor, rule: str) -> Figure:
     classes = scores.shape[1]
     counts = torch.bincount(labels * classes + scores.argmax(dim=1), minlength=classes**2).view(classes, classes)
     mistakes = counts.clone().fill_diagonal_(0)
-    larger = max(1, classes / 16)  # so that numbers of four digits fit into their cells
-    figure = new_figure(6.4 * larger, 5.6 * larger)
+    figure = new_figure(*(inches * max(1, classes / 16) for inches in (6.4, 5.6)))  # cells with room for four digits
     axis = figure.subplots()
     picture = axis.imshow(mistakes.numpy(), cmap="cividis_r", vmin=0, vmax=max(1, mistakes.max().item()))
     for label, choice in counts.nonzero().tolist():
@@ -203,6 +202,6 @@ def draw_most_wrong(test: Examples, scores: Tensor, rule: str, count: int = 12) 
     for axis, number in zip(axes, shown, strict=True):
         axis.set_title(f"true {test.labels[number]}, chosen {scores[number].argmax()}", size=9)
         draw_label_bars(axis, label_heights(scores[number], rule), test.labels[number].item())
-    of_labels = f"each label's {HEIGHTS[rule]} (blue: the true one's)"
-    figure.suptitle(f"Test images most wrongly classified {HEADLINES[rule]}, and {of_labels}", size=11)
+    title = f"Test images most wrongly classified {HEADLINES[rule]}, and each label's {HEIGHTS[rule]}"
+    figure.suptitle(f"{title} (blue: the true one's)", size=11)
     return figure

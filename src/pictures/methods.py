@@ -23,13 +23,14 @@ def pictures_of(net: Net, test: Examples, scores: dict[str, Tensor], training: A
 
     `scores`: what it says of the `test` images, by rule ([N, K]); `training`: its method's values.
     """
-    below, seen = net.layers[0].below, net.shape
-    weight = below.weight.detach().clone()
-    if below.padding:
-        weight, seen = topographic_fields(below), Map(below.field, below.field, net.shape.channels)
-    if isinstance(net, supervised.Net):  # those of the label's numbers would outshine the rest
-        weight[:, : net.classes] = 0
-    drawn = {"receptive_fields": figures.draw_receptive_fields(weight, seen)}
+    drawn = {}
+    if first := [part for part in net.modules() if isinstance(part, Connections) and part.seen == net.shape]:
+        weight, seen = first[0].weight.detach().clone(), net.shape
+        if first[0].padding:
+            weight, seen = topographic_fields(first[0]), Map(first[0].field, first[0].field, net.shape.channels)
+        if isinstance(net, supervised.Net):  # those of the label's numbers would outshine the rest
+            weight[:, : net.classes] = 0
+        drawn["receptive_fields"] = figures.draw_receptive_fields(weight, seen)
     if "goodness_layer_1" in scores:
         drawn["goodness"] = draw_goodness_of_labels(net, test, scores)
     if isinstance(net, supervised.Net) and training.adversarial:
@@ -61,8 +62,7 @@ def draw_goodness_of_labels(net: Net, test: Examples, scores: dict[str, Tensor])
     """That of the layers for the true labels and for the wrong ones."""
     goodnesses = torch.stack([of_layer for rule, of_layer in scores.items() if rule.startswith("goodness_layer_")])
     true = test.labels[:, None] == torch.arange(goodnesses.shape[2])  # [N, K]; the goodnesses are [L, N, K]
-    both = {"true label": goodnesses[:, true], "wrong labels": goodnesses[:, ~true]}
-    return figures.draw_goodness(both, net.layers)
+    return figures.draw_goodness({"true label": goodnesses[:, true], "wrong labels": goodnesses[:, ~true]}, net.layers)
 
 
 @torch.no_grad()
@@ -91,9 +91,9 @@ def draw_hybrids(net: unsupervised.Net, test: Examples, blurs: int) -> dict[str,
     both = dict(zip(("test images", "hybrids of them"), goodness.chunk(2, dim=1), strict=True))
     shown = masks[: len(examples)]
     rows = {"image": examples, "mask": 255 * shown.byte(), "hybrid": mixed(examples, shown)}
-    title = "A hybrid is the image where the mask is white, and the image to its left where it is black"
+    title = "A hybrid is the image where the mask is white; where it is black, that to its left (or the last)"
     return {
-        "hybrids": figures.draw_rows(rows, net.shape, f"{title}\n(for the first one, the last)"),
+        "hybrids": figures.draw_rows(rows, net.shape, title),
         "goodness": figures.draw_goodness(both, net.layers),
     }
 
@@ -134,6 +134,5 @@ def draw_curves(axis: Axes, net: recurrent.Net, goodness: Tensor, colours: dict[
         axis.lines[label].set(color=colour, linewidth=2.2, zorder=3)
         end = axis.lines[label].get_xydata()[-1]
         axis.annotate(str(label), end, (5, 0), textcoords="offset points", color=colour, va="center")
-    axis.set_xticks(iterations)
     axis.tick_params(labelsize=8)
-    axis.set(xlabel="iteration", ylabel="above the labels' mean")
+    axis.set(xticks=iterations, xlabel="iteration", ylabel="above the labels' mean")

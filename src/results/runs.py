@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from src.config.loading import CONFIGS, MAY_DIFFER, composed, flat
+from src.config.loading import CONFIGS, MAY_DIFFER, composed
 from src.datasets.table import DATASETS
-from src.training.log import HEADLINES, read_metrics
+from src.training.log import HEADLINES, read_json
 
 # Values and sections of a configuration that do not change what is being measured, or stand in the result as well.
 NOT_COMPARED = {*MAY_DIFFER, "seed", "precision", "resume", "logging", "evaluation"}
@@ -33,6 +33,15 @@ class Run(NamedTuple):
     result: dict[str, Any]  # of the content of result.json, what READ names
     errors: dict[str, float]  # in percent, by rule: on the test or on the validation images
     values: dict[str, Any]  # its configuration's `compared_values`
+
+
+def flat(config: dict[str, Any]) -> dict[str, Any]:
+    """{"training": {"epochs": 100}, "seed": 0} -> {"training.epochs": 100, "seed": 0}."""
+    values = {}
+    for key, content in config.items():
+        section = isinstance(content, dict)
+        values |= {f"{key}.{name}": value for name, value in content.items()} if section else {key: content}
+    return values
 
 
 def composed_values(override: str) -> dict[str, Any]:
@@ -73,7 +82,7 @@ def read_run(folder: Path, validation: bool = False) -> Run:
     values = flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True))
     errors = percent_wrong(result)
     if validation:
-        last = read_metrics(folder)[-1]
+        last = read_json(folder / "metrics.jsonl")[-1]
         errors = {rule: 100 * count / last["validation_images"] for rule, count in last["validation_errors"].items()}
     if not HEADLINES.keys() & errors.keys():
         raise LookupError(f"no error {' or '.join(HEADLINES.values())}")
@@ -91,7 +100,7 @@ def gather(folders: list[Path], validation: bool = False) -> list[Run]:
         if not folder.is_dir():
             sys.exit(f"error: there is no folder {folder}")
         for file in (path for name in ("config.yaml", "result.json") for path in folder.rglob(name)):
-            if file.parent.name != ".hydra":  # where Hydra records the overrides
+            if ".hydra" not in file.parts:  # where Hydra records the overrides
                 found[file.parent.resolve()] = file.parent
     for path in sorted(found.values()):
         try:

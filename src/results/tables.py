@@ -193,23 +193,31 @@ def measured_on(rows: list[list[Run]]) -> str:
 
 
 def experiments_table(rows: list[list[Run]], experiments: list[str]) -> str:
-    """Every experiment, with what was published and what was reached with exactly its values; "-" where nothing was.
+    """Two tables of what was reached with exactly the values of experiments ("-" where nothing was): of those that
+    repeat what was published, and of our own.
 
     Runs with another precision are further lines. The times are those of the shortest run on a CPU and on a GPU.
     """
-    lines = []
+    of_paper, our_own = [], []
     for name in experiments:
-        values, of_paper = experiment_values(name), published().get(name)
-        section = methods.named(values["method"]).SECTION if of_paper else "-"
-        figure = f"{of_paper.error} {HEADLINES[of_paper.rule]}" if of_paper else "-"
+        values, repeated = experiment_values(name), published().get(name)
         reached = [row for row in rows if row[0].values == values]
         for row, its_name in zip(reached or [[]], names_of(reached) or [name], strict=True):
-            here, times = error_of(row, rule_of(row)) if row else "-", []
+            called, here = f"`{name}`{its_name.removeprefix(name)}", error_of(row, rule_of(row)) if row else "-"
+            times = []
             for on_cpu in (True, False):
                 seconds = [run.result["train_seconds"] for run in row if (run.result["device"] == "cpu") == on_cpu]
                 times.append(duration(min(seconds)) if seconds else "-")
-            lines.append([f"`{name}`{its_name.removeprefix(name)}", section, figure, here, str(len(row)), *times])
-    return markdown(["experiment", "section", "published", "here", "n", "CPU", "GPU"], lines)
+            if repeated:
+                figure = f"{repeated.error} {HEADLINES[repeated.rule]}"
+                of_paper.append([called, methods.named(values["method"]).SECTION, figure, here, str(len(row)), *times])
+            else:
+                net, epochs = net_name(values["model.hidden_dims"]), str(values["training.epochs"])
+                how = f" {RULES[rule_of(row)]}" if row else ""
+                our_own.append([called, net, epochs, here + how, str(len(row)), *times])
+    ends = ["here", "n", "CPU", "GPU"]
+    tables = {("section", "published"): of_paper, ("net", "epochs"): our_own}
+    return "\n\n".join(markdown(["experiment", *columns, *ends], lines) for columns, lines in tables.items() if lines)
 
 
 def comparison(rows: list[list[Run]], images: str = "test") -> str:

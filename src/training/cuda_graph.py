@@ -51,6 +51,8 @@ class GraphedUpdate:
             with torch.cuda.graph(graph, stream=self.stream):
                 self.update(self.batch)
         except RuntimeError as error:
+            if "captur" not in str(error):
+                raise
             said = f"the update cannot be captured ({str(error).splitlines()[0]})"
             raise ConfigError(f"training.cuda_graph=true: {said}; resume with training.cuda_graph=false") from error
         return graph
