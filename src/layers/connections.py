@@ -18,6 +18,7 @@ torch.set_float32_matmul_precision("highest")
 NEGLIGIBLE = 1e-10  # of the largest in the batch: beyond what fp32 resolves, even from hundreds of samples together
 # Of few samples the product is cheap, and in fp32 it is added within it; in bf16 it is written, widened and then added.
 FEW_SAMPLES = 96
+CACHED = 256  # maps whose squares are gathered at a time, as each is read by many tiles: so many fit into a cache
 
 
 class Map(NamedTuple):
@@ -112,8 +113,11 @@ class Connections(nn.Module):
         if self.padding:
             n = F.pad(n, (0, 0, *[self.padding] * 4))
         squares = n.unfold(1, self.window, self.step).unfold(2, self.window, self.step)
-        # [B, tiles down, tiles across, channels, window, window] -> [tiles, B, window * window * channels]
-        return squares.permute(1, 2, 0, 4, 5, 3).flatten(3).flatten(0, 1)
+        squares = squares.permute(1, 2, 0, 4, 5, 3)  # [tiles down, tiles across, B, window, window, channels]
+        gathered = squares.new_empty(squares.shape)
+        for part, its_squares in zip(gathered.split(CACHED, dim=2), squares.split(CACHED, dim=2), strict=True):
+            part.copy_(its_squares)
+        return gathered.flatten(3).flatten(0, 1)
 
     def forward(self, n: Tensor) -> Tensor:
         """W n ([B, seen.size] -> [B, own.size])."""
@@ -142,7 +146,7 @@ class Connections(nn.Module):
         dz, n: of N samples ([N, own.size], [N, seen.size]).
         """
         if self.field is not None:
-            dz = self._by_tile(dz).contiguous()  # because a batched product of a strided operand is slow
+            dz = self._by_tile(dz.to(self.dtype)).contiguous()  # as a batched product of a strided operand is slow
         smooth_outer(self.weight.grad, dz, self.gather(n), momentum, self.dtype)
         if self.mask is not None:
             self.weight.grad.mul_(self.mask)
@@ -200,7 +204,9 @@ def rows_that_matter(derivatives: Tensor) -> Tensor | None:
     if derivatives.device.type != "cpu":
         return None
     sizes = derivatives.abs()
-    return (sizes > NEGLIGIBLE * sizes.max()).nonzero().squeeze(1)
+    rows = (sizes > NEGLIGIBLE * sizes.max()).nonzero().squeeze(1)
+    # A compiled graph has no branch that depends on their number.
+    return rows if torch.compiler.is_compiling() or len(rows) < 0.9 * len(sizes) else None
 
 
 def select(x: Tensor, rows: Tensor | None) -> Tensor:

@@ -132,7 +132,7 @@ class FFLayer(ReLULayer):
         rows = rows_that_matter(dloss_dG)
         h_of_rows = select(h, rows)
         gate = h_of_rows > 0 if gate is None else select(gate, rows)
-        dz = select(dloss_dG, rows)[:, None] * self.slope(h_of_rows) * gate  # dloss/dz = dloss/dG dG/dh dh/dz
+        dz = (select(dloss_dG, rows)[:, None] * self.slope(h_of_rows)).mul_(gate)  # dloss/dz = dloss/dG dG/dh dh/dz
         # Peer normalisation is one row more, the mean of the positives: its derivative is the same for all of them, and
         # the ReLU does not gate it, so that it revives units that never fire.
         pull = -self.peer_pull(mean_of_positives(h, B), 1 if of is None else of[0])
