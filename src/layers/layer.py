@@ -91,7 +91,7 @@ class FFLayer(ReLULayer):
         self.register_buffer("mean_activity", torch.full_like(self.bias.data, initial_mean_activity))
         self.goodness = GOODNESSES[goodness]
         self.loss = LOSSES[loss]
-        self.theta = threshold * self.goodness(torch.ones(1, below.own.size)).item()
+        self.theta = threshold * round(self.goodness(torch.ones(1, below.own.size).double()).item(), 6)
         self.temperature = temperature
         self.peer_normalisation = peer_normalisation
         self.peer_momentum = peer_momentum
