@@ -14,16 +14,13 @@ from src.layers.connections import Map, around, check_field, maps_of, rows_that_
 from src.layers.dropout import dropout_mask, dropped
 from src.layers.layer import ReLULayer
 from src.layers.readout import Readout
-from src.methods import Published
 from src.methods.net import Net as AnyNet
 from src.negatives.codes import one_hot
 from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
 from src.training.optimiser import SGD, descend, make_optimizer
 
-SECTION = "3.1"
 SMALLEST_BATCH = 1
-PUBLISHED = [Published("backprop", "Hinton's paper", "a few layers", "about 20", "one_pass", "about 1.4")]
 
 
 @dataclass

@@ -13,7 +13,6 @@ from src.config.values import ConfigError, choices, number, one_of
 from src.layers.connections import Map, around, check_field, maps_of
 from src.layers.layer import FFLayer, LayerModel, activities, length_normalise
 from src.layers.readout import Readout
-from src.methods import Published
 from src.methods.net import Net as AnyNet
 from src.negatives import wrong_labels
 from src.negatives.codes import one_hot
@@ -21,11 +20,9 @@ from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
 from src.training.optimiser import SGD, descend, make_optimizer
 
-SECTION = "3.4"
 SMALLEST_BATCH = 1
 AT_ONCE = 5000  # images under a label that settle at a time; a matter of memory
 WRONG_LABELS = choices(wrong_labels)
-PUBLISHED = [Published("recurrent", "Hinton's paper", "2 or 3 x 2000", "60", "goodness", "1.31")]
 
 
 @dataclass

@@ -15,7 +15,6 @@ from src.layers.connections import Connections, Map
 from src.layers.dropout import dropout_mask, dropped
 from src.layers.layer import FFLayer, LayerModel, activities, length_normalise, root_mean_square
 from src.layers.readout import Readout
-from src.methods import Published
 from src.methods.net import Net as AnyNet
 from src.negatives import wrong_labels
 from src.negatives.codes import embed, neutral, one_hot
@@ -23,16 +22,8 @@ from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
 from src.training.optimiser import SGD, descend, make_optimizer
 
-SECTION = "3.3"
 SMALLEST_BATCH = 1
 WRONG_LABELS = choices(wrong_labels)
-PUBLISHED = [
-    Published("paper", "Hinton's paper", "4 x 2000", "60", "goodness", "1.36"),
-    Published("paper_fast", "Hinton's paper, learning rate doubled", "4 x 2000", "40", "goodness", "1.46"),
-    Published("paper_jitter", "Hinton's paper, images jittered", "4 x 2000", "500", "goodness", "0.64"),
-    Published("matlab", "Hinton's Matlab code", "3 x 1000", "100", "goodness", "1.47"),
-    Published("loewex", "loeweX's reimplementation", "3 x 1000", "100", "one_pass", "1.45"),
-]
 
 
 @dataclass
