@@ -189,8 +189,8 @@ def measured_on(rows: list[list[Run]]) -> str:
 
 
 def experiments_table(rows: list[list[Run]], experiments: list[str]) -> str:
-    """Two tables of what was reached with exactly the values of experiments ("-" where nothing was): of those that
-    repeat what was published, and of our own.
+    """Two tables of what was reached with exactly the values of experiments: of those that repeat what was published,
+    and of our own.
 
     Runs with another precision are further lines. The times are those of the shortest run on a CPU and on a GPU.
     """
@@ -198,8 +198,8 @@ def experiments_table(rows: list[list[Run]], experiments: list[str]) -> str:
     for name in experiments:
         values, repeated = experiment_values(name), PUBLISHED.get(name)
         reached = [row for row in rows if row[0].values == values]
-        for row, its_name in zip(reached or [[]], names_of(reached) or [name], strict=True):
-            called, here = f"`{name}`{its_name.removeprefix(name)}", error_of(row, rule_of(row)) if row else "-"
+        for row, its_name in zip(reached, names_of(reached), strict=True):
+            called, here = f"`{name}`{its_name.removeprefix(name)}", error_of(row, rule_of(row))
             times = []
             for on_cpu in (True, False):
                 seconds = [run.result["train_seconds"] for run in row if (run.result["device"] == "cpu") == on_cpu]
@@ -210,8 +210,7 @@ def experiments_table(rows: list[list[Run]], experiments: list[str]) -> str:
                 of_paper.append([called, repeated.section, figure, here, str(len(row)), *times])
             else:
                 net, epochs = net_name(values["model.hidden_dims"]), str(values["training.epochs"])
-                how = f" {RULES[rule_of(row)]}" if row else ""
-                our_own.append([called, net, epochs, here + how, str(len(row)), *times])
+                our_own.append([called, net, epochs, f"{here} {RULES[rule_of(row)]}", str(len(row)), *times])
     ends = ["here", "n", "CPU", "GPU"]
     tables = {("section", "published"): of_paper, ("net", "epochs"): our_own}
     return "\n\n".join(markdown(["experiment", *columns, *ends], lines) for columns, lines in tables.items() if lines)
