@@ -65,6 +65,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         log.info(f"{config.name}: training on {images}, {describe(device)}, {how}; run in {out_dir}")
 
         net = new_net(config, examples.shape, examples.classes).to(device)
+        net.prepare(examples.images)
         trained = train(config, net, examples, validation, out_dir, origin, resume)
         save(out_dir / "model.pt", {name: tensor.cpu() for name, tensor in net.state_dict().items()})
 
@@ -82,6 +83,9 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
             **trained,
             **origin,
         }
+        if config.evaluation.training_errors:
+            wrong = count_errors(scores_for(net, examples.images, config.evaluation.batch_size), examples)
+            result |= {f"training_error_{rule}": 100 * count / len(examples) for rule, count in wrong.items()}
         write_json(out_dir / "result.json", result)  # it says that the run is finished
         if config.logging.pictures:
             # Imported here, because matplotlib takes a second that the start need not pay.

@@ -213,7 +213,9 @@ def test_goodness_over_time_is_that_above_the_labels_mean():
     goodness[2:5, 0, 4] += 5  # iterations 3 to 5
     goodness[5:, 0, 7] += 50  # later ones do not count
     goodness[:, 1, 2] += 9
-    shown = [axis for axis in methods.draw_goodness_over_time(test, [0, 1], goodness).axes if axis.lines]
+    net = new_net(composed("method=recurrent", "model.hidden_dims=[5]", "precision=fp32"), test.shape, 10)
+    axes = methods.draw_goodness_over_time(net, test, [0, 1], goodness).axes
+    shown = [axis for axis in axes if axis.lines]
     assert [axis.get_title() for axis in shown] == ["true 4, chosen 4", "true 1, chosen 2"]
     for axis, expected in zip(shown, (goodness - goodness.mean(dim=2, keepdim=True)).unbind(1), strict=True):
         for line, of_label in zip(axis.lines, expected.unbind(1), strict=True):

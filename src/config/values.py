@@ -101,6 +101,7 @@ class Training:
 class Evaluation:
     every: int = number(at_least=0)
     batch_size: int = number(at_least=1)
+    training_errors: bool = MISSING
 
 
 @dataclass

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from src.datasets.batches import Examples, to_unit
-from src.layers.connections import Connections
+from src.layers.connections import Connections, Map
 from src.layers.layer import activities
 from src.methods import recurrent, supervised, unsupervised
 from src.methods.net import Net
@@ -24,10 +24,12 @@ def pictures_of(net: Net, test: Examples, scores: dict[str, Tensor], training: A
     """
     drawn = {}
     if first := [part for part in net.modules() if isinstance(part, Connections) and part.seen == net.shape]:
-        weight = first[0].weight.detach().clone()
+        weight, seen = first[0].weight.detach().clone(), net.shape
+        if first[0].padding:
+            weight, seen = topographic_fields(first[0]), Map(first[0].field, first[0].field, net.shape.channels)
         if isinstance(net, supervised.Net):  # those of the label's numbers would outshine the rest
             weight[:, : net.classes] = 0
-        drawn["receptive_fields"] = figures.draw_receptive_fields(weight, net.shape)
+        drawn["receptive_fields"] = figures.draw_receptive_fields(weight, seen)
     if "goodness_layer_1" in scores:
         drawn["goodness"] = draw_goodness_of_labels(net, test, scores)
     if isinstance(net, supervised.Net) and training.adversarial:
@@ -38,8 +40,21 @@ def pictures_of(net: Net, test: Examples, scores: dict[str, Tensor], training: A
         right = (scores["goodness"].argmax(dim=1) == test.labels).nonzero().flatten()[:3].tolist()
         shown = right + figures.most_wrong(scores["goodness"], test.labels, "goodness", count=3)
         goodness = net.goodness_over_time(to_unit(test.images[shown])).sum(dim=1)  # [T, L, N, K] -> [T, N, K]
-        drawn["goodness_over_time"] = draw_goodness_over_time(test, shown, goodness)
+        drawn["goodness_over_time"] = draw_goodness_over_time(net, test, shown, goodness)
     return drawn
+
+
+def topographic_fields(connections: Connections) -> Tensor:
+    """The weights of each unit within its own square ([own.size, field^2 * seen.channels]), tile by tile."""
+    side, field = connections.tile, connections.field
+    windows = connections.weight.detach().unflatten(2, (connections.window, connections.window, -1))
+    of_places = windows.unflatten(1, (side, side, -1))  # [tiles, side, side, channels, window, window, seen.channels]
+    squares = [
+        of_places[:, row, column, :, row : row + field, column : column + field]
+        for row in range(side)
+        for column in range(side)
+    ]
+    return torch.cat(squares).flatten(0, 1).flatten(1)
 
 
 def draw_goodness_of_labels(net: Net, test: Examples, scores: dict[str, Tensor]) -> Figure:
@@ -82,17 +97,17 @@ def draw_hybrids(net: unsupervised.Net, test: Examples, blurs: int) -> dict[str,
     }
 
 
-def draw_goodness_over_time(test: Examples, numbers: Sequence[int], goodness: Tensor) -> Figure:
+def draw_goodness_over_time(net: recurrent.Net, test: Examples, numbers: Sequence[int], goodness: Tensor) -> Figure:
     """The goodness of each label ([T, N, K]) at iterations 1..T, for test images of such `numbers`.
 
     Shown is its distance from the mean of all labels', which rises and falls far more than they differ.
     """
-    chosen, labels = recurrent.averaged(goodness).argmax(dim=1), test.labels[numbers]
+    chosen, labels = net.deciding(goodness).argmax(dim=1), test.labels[numbers]
     above = goodness - goodness.mean(dim=2, keepdim=True)
-    iterations = range(1, len(goodness) + 1)
+    iterations, (first, last) = range(1, len(goodness) + 1), net.deciding_iterations
     figure, axes = figures.beside_images(test, numbers, columns=3)
     for axis, true, choice, of_image in zip(axes, labels.tolist(), chosen.tolist(), above.unbind(1), strict=True):
-        axis.axvspan(recurrent.FIRST_AVERAGED - 0.5, recurrent.LAST_AVERAGED + 0.5, color="0.92")
+        axis.axvspan(first - 0.5, last + 0.5, color="0.92")
         axis.plot(iterations, of_image.numpy(), color="0.6", linewidth=1)
         for label, colour in {choice: figures.NEGATIVE, true: figures.POSITIVE}.items():
             axis.lines[label].set(color=colour, linewidth=2.2, zorder=3)
