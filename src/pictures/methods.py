@@ -31,7 +31,10 @@ def pictures_of(net: Net, test: Examples, scores: dict[str, Tensor], training: A
             weight[:, : net.classes] = 0
         drawn["receptive_fields"] = figures.draw_receptive_fields(weight, seen)
     if "goodness_layer_1" in scores:
-        drawn["goodness"] = draw_goodness_of_labels(net, test, scores)
+        of_layers = torch.stack([of_layer for rule, of_layer in scores.items() if rule.startswith("goodness_layer_")])
+        true = test.labels[:, None] == torch.arange(net.classes)  # [N, K]; the layers' goodness is [L, N, K]
+        both = {"true label": of_layers[:, true], "wrong labels": of_layers[:, ~true]}
+        drawn["goodness"] = figures.draw_goodness(both, net.layers)
     if isinstance(net, supervised.Net) and training.adversarial:
         drawn["adversarial"] = draw_adversarial(net, test, training.adversarial)
     if isinstance(net, unsupervised.Net):
@@ -55,13 +58,6 @@ def topographic_fields(connections: Connections) -> Tensor:
         for column in range(side)
     ]
     return torch.cat(squares).flatten(0, 1).flatten(1)
-
-
-def draw_goodness_of_labels(net: Net, test: Examples, scores: dict[str, Tensor]) -> Figure:
-    """That of the layers for the true labels and for the wrong ones."""
-    goodnesses = torch.stack([of_layer for rule, of_layer in scores.items() if rule.startswith("goodness_layer_")])
-    true = test.labels[:, None] == torch.arange(goodnesses.shape[2])  # [N, K]; the goodnesses are [L, N, K]
-    return figures.draw_goodness({"true label": goodnesses[:, true], "wrong labels": goodnesses[:, ~true]}, net.layers)
 
 
 @torch.no_grad()
