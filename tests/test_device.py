@@ -1,11 +1,8 @@
 """Which device and which precision `auto` takes, and that fp32 is fp32."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
-from commands import ONE_THREAD, REPOSITORY
+from commands import command
 
 from src.config.values import ConfigError
 from src.training.device import resolve_device, resolve_precision, use
@@ -44,14 +41,12 @@ def test_a_container_that_may_use_fewer_cores_gets_as_many_threads(monkeypatch):
     monkeypatch.setattr("joblib.cpu_count", lambda: 2)
     before = torch.get_num_threads()
     try:
-        for threads, expected in ((3, 2), (1, 1)):
+        for asked, threads, expected in (("", 3, 2), ("", 1, 1), ("3", 3, 3)):
+            if asked:
+                monkeypatch.setenv("OMP_NUM_THREADS", asked)
             torch.set_num_threads(threads)
             use("cpu")
             assert torch.get_num_threads() == expected
-        monkeypatch.setenv("OMP_NUM_THREADS", "3")
-        torch.set_num_threads(3)
-        use("cpu")
-        assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
 
@@ -63,5 +58,5 @@ def test_fp32_is_not_tf32_where_the_environment_asks_for_it():
         import src.layers.connections
         assert not torch.backends.cuda.matmul.allow_tf32
     """
-    environment = ONE_THREAD | {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}
-    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, check=True)
+    done = command(code=code, TORCH_ALLOW_TF32_CUBLAS_OVERRIDE="1")
+    assert done.returncode == 0, done.stderr

@@ -114,15 +114,11 @@ def test_generated_tables_are_what_the_commands_print(monkeypatch, capsys, page,
     assert "\n".join(shown).strip() == printed(monkeypatch, capsys, GENERATED[page, marker])
 
 
-def test_the_front_page_quotes_what_a_run_prints():
-    (quoted, *_) = blocks("README.md", "text")
-    printed_lines = result_table(read_json(REPOSITORY / "results" / "minute" / "seed0" / "result.json")).splitlines()
-    assert set(quoted.splitlines()) < set(printed_lines)
-
-
-def test_the_study_quotes_the_comparison(monkeypatch, capsys):
-    (quoted,) = blocks("docs/study.md", "text")
-    assert quoted.strip() in printed(monkeypatch, capsys, "--compare results/negatives")
+def test_what_commands_print_is_quoted_as_it_is(monkeypatch, capsys):
+    (of_a_run, *_), (comparison,) = blocks("README.md", "text"), blocks("docs/study.md", "text")
+    result = read_json(REPOSITORY / "results" / "minute" / "seed0" / "result.json")
+    assert set(of_a_run.splitlines()) < set(result_table(result).splitlines())
+    assert comparison.strip() in printed(monkeypatch, capsys, "--compare results/negatives")
 
 
 def test_symbols_are_in_the_files_beside_them():

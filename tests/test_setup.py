@@ -261,14 +261,3 @@ def test_ci_runs_the_commands_of_the_readme():
     for command in commands.values():
         assert command in readme_lines
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
-
-
-def test_git_ignores_what_runs_leave_and_keeps_results(tmp_path):
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    shutil.copy(ROOT / ".gitignore", tmp_path)
-
-    def ignored(path: str) -> bool:
-        return subprocess.run(["git", "check-ignore", "-q", path], cwd=tmp_path).returncode == 0
-
-    assert all(ignored(path) for path in ("outputs/x/model.pt", "datasets/MNIST/raw/x", ".venv/x"))
-    assert not any(ignored(path) for path in ("results/x/result.json", "images/x.png", "src/datasets/table.py"))
