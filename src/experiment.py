@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 import shlex
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from src import methods
-from src.config.loading import as_argument, check_images
+from src.config.loading import check_images
 from src.config.values import Config, ConfigError
 from src.datasets.batches import Examples
 from src.datasets.table import load
@@ -155,4 +156,6 @@ def new_net(config: Config, shape: Map, classes: int) -> Net:
 def resuming(folder: Path) -> str:
     """The command that goes on with the run in `folder`, as it is typed in a shell."""
     main = "-m main" if Path.cwd() == REPOSITORY else shlex.quote(str(REPOSITORY / "main.py"))
-    return f"python {main} {shlex.quote(as_argument('resume', str(folder.absolute())))}"
+    path = str(folder.absolute())
+    for_hydra = path if re.fullmatch(r"[\w./+-]+", path, re.ASCII) else f'"{path}"'
+    return f"python {main} {shlex.quote(f'resume={for_hydra}')}"

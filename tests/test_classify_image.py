@@ -18,7 +18,7 @@ from pictures_of_digits import KINDS, SEVERAL, drawn, in_a_row, pictures, printe
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from src.classify_image import draw, main, table
+from src.classify_image import boxed, main, table
 from src.config import errors
 from src.datasets.batches import Examples
 from src.datasets.idx import DataError
@@ -176,8 +176,8 @@ def test_every_kind_of_file_gives_the_same_digit(images, tmp_path):
 
 def test_the_command_prints_and_draws_what_the_net_says(run_folder, test_set, images, net):
     """Each picture under a name of its own."""
-    inputs = [run_folder / name for name in ("a/7.png", "b/7.jpg", "classified/7_2.png", "two.png")]
-    pictures = [run_folder / "classified" / name for name in ("7.png", "7_3.png", "7_2_2.png", "two.png")]
+    inputs = [run_folder / name for name in ("a/7.png", "b/7.jpg", "c/8.png", "two.png")]
+    pictures = [run_folder / "classified" / name for name in ("1_7.png", "2_7.png", "3_8.png", "4_two.png")]
     for path, (ink, paper) in zip(inputs, INKS, strict=False):
         path.parent.mkdir()
         on_paper(grey(test_set.images[0]), ink, paper).save(path)
@@ -199,7 +199,7 @@ def test_the_command_prints_and_draws_what_the_net_says(run_folder, test_set, im
     assert of_two.startswith(two) and of_two.endswith(f"\npicture: {pictures[3]}")
     for line, rule in zip(of_two.splitlines()[-3:-1], ("goodness", "one_pass"), strict=True):
         assert line.endswith(": {} {}".format(*said[rule][3:].argmax(dim=1).tolist()))
-    assert all(Image.open(picture).size[0] > 1000 for picture in pictures)
+    assert [Image.open(picture).size for picture in pictures[:3]] == 3 * [(200, 300)]
 
 
 def test_the_table_has_the_goodness_of_each_layer_and_the_read_outs_shares(net, test_set):
@@ -207,43 +207,36 @@ def test_the_table_has_the_goodness_of_each_layer_and_the_read_outs_shares(net, 
     goodness = torch.stack([scores[f"goodness_layer_{layer}"] for layer in (1, 2, 3)])
     shares = scores["one_pass"].softmax(dim=0)
     lines = table(scores).splitlines()
-    assert lines[0].split() == ["label", "G_1", "G_2", "G_3", "sum", "from", "G_2", "read-out"]
+    assert lines[0].split() == ["label", "G_1", "G_2", "G_3", "goodness", "read-out"]
     for label, line in enumerate(lines[1:11]):
         exact = [label, *goodness[:, label].tolist(), goodness[1:, label].sum().item(), 100 * shares[label].item()]
         assert [float(cell) for cell in line.removesuffix("%").split()] == pytest.approx(exact, abs=0.051)
-    assert lines[11] == f"by goodness (sum from G_2): {goodness[1:].sum(dim=0).argmax()}"
-    assert lines[12] == f"in one pass (read-out):     {shares.argmax()}"
+    assert lines[11] == f"by goodness: {goodness[1:].sum(dim=0).argmax()}"
+    assert lines[12] == f"in one pass: {shares.argmax()}"
 
 
-GOODNESS = torch.full((10,), 7.0).index_fill(0, torch.tensor([4]), 57.0)
-SHARES = torch.full((10,), 0.02).index_fill(0, torch.tensor([6]), 0.82)
-
-
-def test_the_picture_shows_both_choices():
-    scores = {"goodness": GOODNESS, "one_pass": SHARES.log() + 3}
+def test_the_picture_has_a_box_around_each_digit():
     seen = [Digit(torch.zeros(SIDE, SIDE), box) for box in ((1, 2, 5, 9), (8, 2, 12, 8))]
-    photograph, _, *axes = draw(Image.new("RGB", (20, 30)), seen, [scores, scores]).axes
-    assert [axis.get_title() for axis in axes if axis.patches] == 2 * ["By goodness: 4", "In one pass: 6"]
-    assert [box.get_bbox().extents.tolist() for box in photograph.patches] == [[1, 2, 5, 9], [8, 2, 12, 8]]
-    for axis, chosen, heights in zip(axes, (4, 6), (GOODNESS - 7, 100 * SHARES), strict=False):
-        assert [bar.get_height() for bar in axis.patches] == pytest.approx(heights.tolist())
-        colours = [bar.get_facecolor() for bar in axis.patches]
-        assert colours.count(colours[chosen]) == 1
+    pixels = np.asarray(boxed(Image.new("RGB", (20, 30)), seen)).any(axis=2)
+    expected = np.zeros((30, 20), bool)
+    for left, top, right, bottom in (digit.box for digit in seen):
+        expected[top : bottom + 1, left : right + 1] = True
+        expected[top + 1 : bottom, left + 1 : right] = False
+    assert (pixels == expected).all()
 
 
 def test_a_net_without_goodness_says_what_it_has():
     """Back-propagation and unsupervised nets; and the recurrent one, whose sum is of all its layers."""
-    scores = {"one_pass": SHARES.log(), "one_pass_layer_1": torch.zeros(10)}
+    shares = torch.full((10,), 0.02).index_fill(0, torch.tensor([6]), 0.82)
+    scores = {"one_pass": shares.log(), "one_pass_layer_1": torch.zeros(10)}
     lines = table(scores).splitlines()
     assert lines[0].split() == ["label", "read-out"] and lines[7].split() == ["6", "82.00", "%"]
-    assert lines[11:] == ["in one pass (read-out): 6"]
-    figure = draw(Image.new("RGB", (20, 30)), [Digit(torch.zeros(SIDE, SIDE), (0, 0, 9, 9))], [scores])
-    assert [axis.get_title() for axis in figure.axes[2:]] == ["In one pass: 6"]
+    assert lines[11:] == ["in one pass: 6"]
 
     layers = {f"goodness_layer_{layer}": torch.arange(10.0) * layer for layer in (1, 2)}
     lines = table(scores | layers | {"goodness": torch.arange(10.0) * 3}).splitlines()
-    assert lines[0].split() == ["label", "G_1", "G_2", "sum", "read-out"]
-    assert lines[3].split() == ["2", "2.0", "4.0", "6.0", "2.00", "%"] and lines[11] == "by goodness (sum):      9"
+    assert lines[0].split() == ["label", "G_1", "G_2", "goodness", "read-out"]
+    assert lines[3].split() == ["2", "2.0", "4.0", "6.0", "2.00", "%"] and lines[11] == "by goodness: 9"
 
 
 # --- Bad input --------------------------------------------------------------------------------------------
@@ -275,8 +268,8 @@ def test_what_is_no_readable_image_is_named_before_any_is_read(run_folder, test_
     ]
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
     reasons = {
-        "cut.png": "truncated", "cut.jpg": "truncated", "empty.png": "cannot identify", "run": "is a folder",
-        "bomb.png": "exceeds limit", "none.png": "there is no such file",
+        "cut.png": "truncated", "cut.jpg": "truncated", "empty.png": "cannot identify", "run": "Is a directory",
+        "bomb.png": "exceeds limit", "none.png": "No such file",
         "words.png": "words.png: cannot be read; a picture such as a PNG or JPEG is needed", "blank.png": "no digit",
     }  # fmt: skip
     for name, reason in reasons.items():
@@ -305,3 +298,13 @@ def test_what_holds_no_digit_is_refused_with_the_reason(images):
         for number, image in enumerate(of_reason):
             with pytest.raises(DataError, match=reason):
                 print(reason, number, digits(image))  # what was not refused
+
+
+def test_a_run_without_a_net_and_a_picture_among_its_own_are_named(run_folder, test_set, tmp_path, monkeypatch):
+    grey(test_set.images[0]).save(image := tmp_path / "seven.png")
+    assert refusal(monkeypatch, tmp_path, image) == f"error: {tmp_path}: there is no run (no config.yaml)"
+    kept = run_folder / "classified" / "seven.png"
+    assert refusal(monkeypatch, run_folder, kept).endswith("none of the given ones may be there")
+    (run_folder / "model.pt").unlink()
+    assert refusal(monkeypatch, run_folder, image).endswith(": this run's net was not kept (no model.pt)")
+    assert not (run_folder / "classified").exists()

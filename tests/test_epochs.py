@@ -215,16 +215,6 @@ def test_every_batch_is_trained_on_once_whether_replayed_or_not(monkeypatch):
     assert seen == [batch.tolist() for batch in batches]
 
 
-def test_an_update_that_no_cuda_graph_can_capture_is_one_line(monkeypatch):
-    def update(_):
-        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might be")
-
-    stand_in_for_graphs(monkeypatch, None, nullcontext)
-    monkeypatch.setattr("src.training.cuda_graph.WARM_UPS", 0)
-    with pytest.raises(ConfigError, match=r"^training.cuda_graph=true: the update cannot be captured \(CUDA .*=false$"):
-        GraphedUpdate(update, None)(torch.arange(3))
-
-
 def epochs_as(
     way: str, examples: Examples, *overrides: str, batch_size: int, cuda_graph: bool = False
 ) -> tuple[Net, Iterator]:
@@ -309,17 +299,6 @@ def test_every_run_of_a_long_sweep_is_compiled():
         step = compiling.compiled(lambda optimizer: optimizer.param_groups[0]["lr"] * 2, net, counter)
         assert step(optimizer_for(net, learning_rate=seed / 2)) == seed
     assert counter.frame_count == 10
-
-
-@pytest.mark.xdist_group("compiled")
-def test_tf32_is_not_advised(monkeypatch, recwarn):
-    from torch._inductor.compile_fx import _warn_tf32_disabled  # here, because this takes seconds
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    compiling.compiled(supervised.step, small_net())
-    _warn_tf32_disabled.__wrapped__()  # it warns once a process
-    assert not [warning for warning in recwarn if "TensorFloat32" in str(warning.message)]
 
 
 # --- On a GPU, in bf16, and saved -----------------------------------------------------------------------------------

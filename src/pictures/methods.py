@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -16,8 +15,6 @@ from src.methods.net import Net
 from src.negatives.codes import one_hot
 from src.negatives.masks import mixed, random_masks
 from src.pictures import figures
-
-FIRST, LAST = recurrent.FIRST_AVERAGED, recurrent.LAST_AVERAGED
 
 
 def pictures_of(net: Net, test: Examples, scores: dict[str, Tensor], training: Any) -> dict[str, Figure]:
@@ -86,38 +83,24 @@ def draw_hybrids(net: unsupervised.Net, test: Examples, blurs: int) -> dict[str,
 
 
 def draw_goodness_over_time(test: Examples, numbers: Sequence[int], goodness: Tensor) -> Figure:
-    """The goodness of each label ([T, N, K]) at iterations 1..T, for test images of such `numbers`."""
+    """The goodness of each label ([T, N, K]) at iterations 1..T, for test images of such `numbers`.
+
+    Shown is its distance from the mean of all labels', which rises and falls far more than they differ.
+    """
     chosen, labels = recurrent.averaged(goodness).argmax(dim=1), test.labels[numbers]
+    above = goodness - goodness.mean(dim=2, keepdim=True)
+    iterations = range(1, len(goodness) + 1)
     figure, axes = figures.beside_images(test, numbers, columns=3)
-    for axis, true, choice, of_image in zip(axes, labels.tolist(), chosen.tolist(), goodness.unbind(1), strict=True):
-        draw_curves(axis, of_image, {choice: figures.NEGATIVE, true: figures.POSITIVE})
+    for axis, true, choice, of_image in zip(axes, labels.tolist(), chosen.tolist(), above.unbind(1), strict=True):
+        axis.axvspan(recurrent.FIRST_AVERAGED - 0.5, recurrent.LAST_AVERAGED + 0.5, color="0.92")
+        axis.plot(iterations, of_image.numpy(), color="0.6", linewidth=1)
+        for label, colour in {choice: figures.NEGATIVE, true: figures.POSITIVE}.items():
+            axis.lines[label].set(color=colour, linewidth=2.2, zorder=3)
+            end = axis.lines[label].get_xydata()[-1]
+            axis.annotate(str(label), end, (5, 0), textcoords="offset points", color=colour, va="center")
+        axis.tick_params(labelsize=8)
+        axis.set(xticks=iterations, xlabel="iteration", ylabel="above the labels' mean")
         axis.set_title(f"true {true}, chosen {choice}", size=9)
     marked = "blue: the true label, orange: a wrong one that is chosen, as it has the most in the shaded iterations"
     figure.suptitle(f"Goodness of each label, all layers together ({marked})", size=11)
     return figure
-
-
-def draw_settling(net: recurrent.Net, image: Tensor) -> Figure:
-    """The goodness of one image (uint8 [D]) under each label over the iterations, all layers together."""
-    goodness = net.goodness_over_time(to_unit(image[None])).sum(dim=1)[:, 0]  # [T, L, 1, K] -> [T, K]
-    chosen, second = recurrent.averaged(goodness).topk(2).indices.tolist()
-    figure = figures.new_figure(6.4, 2.8)
-    draw_curves(figure.subplots(), goodness, {chosen: figures.POSITIVE, second: figures.NEGATIVE})
-    figure.suptitle(f"Goodness of each label: the one with the most in iterations {FIRST} to {LAST} is chosen", size=9)
-    return figure
-
-
-def draw_curves(axis: Axes, goodness: Tensor, colours: dict[int, str]) -> None:
-    """The goodness of an image under each label ([T, K]) over the iterations; labels without a colour are grey.
-
-    Shown is its distance from the mean of all labels', which rises and falls far more than they differ.
-    """
-    iterations = range(1, len(goodness) + 1)
-    axis.axvspan(FIRST - 0.5, LAST + 0.5, color="0.92")
-    axis.plot(iterations, (goodness - goodness.mean(dim=1, keepdim=True)).numpy(), color="0.6", linewidth=1)
-    for label, colour in colours.items():
-        axis.lines[label].set(color=colour, linewidth=2.2, zorder=3)
-        end = axis.lines[label].get_xydata()[-1]
-        axis.annotate(str(label), end, (5, 0), textcoords="offset points", color=colour, va="center")
-    axis.tick_params(labelsize=8)
-    axis.set(xticks=iterations, xlabel="iteration", ylabel="above the labels' mean")

@@ -5,16 +5,15 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from functools import cache, partial
 from statistics import mean, stdev
 from typing import Any
 
-from tqdm import tqdm
-
 from src import methods
 from src.config.loading import METHODS
 from src.results.runs import Run, composed_values, experiment_values, percent_wrong
-from src.results.statistics import CONFIDENCE, interval_of_mean, verdict, welch
+from src.results.statistics import CONFIDENCE, interval_of_mean, verdict
 from src.training.log import HEADLINES, headline
 
 IN_COLUMNS = {"name", "model.hidden_dims", "training.epochs", "data.validation_images"}  # of their own in the table
@@ -58,11 +57,12 @@ def result_table(result: dict[str, Any]) -> str:
     )
     others = ", ".join(f"{rule} {error}" for rule, error in percent.items() if rule not in headlines)
     then = f" and {result['readout_epochs']} of the read-outs alone" if result["readout_epochs"] else ""
+    duration = timedelta(seconds=round(result["train_seconds"]))
     return (
         f"\n{table}\n\n{f'Test error (%) by other rules: {others}.' if others else ''}\n"
         f"Trained on {result['train_images']:,} images of {result['dataset']}, {result['epochs']} epoch(s){then}, "
         f"seed {result['seed']}, {result['precision']} on {result['device']} ({result['hardware']}): "
-        f"{tqdm.format_interval(result['train_seconds'])} of training, {result['seconds_per_epoch']:.2f} s an epoch. "
+        f"{duration} of training, {result['seconds_per_epoch']:.2f} s an epoch. "
         f"Tested once, on {result['test_images']:,} images.\n"
     )
 
@@ -228,6 +228,8 @@ def comparison(rows: list[list[Run]], images: str = "test") -> str:
     Raises:
         SystemExit: there are not two rows of two or more seeds, or they have no rule in common.
     """
+    from scipy import stats
+
     names = names_of(rows)
     if len(rows) != 2 or min(map(len, rows)) < 2:
         found = (f"'{name}', n = {len(row)}, as in {row[0].folder}" for name, row in zip(names, rows, strict=True))
@@ -237,7 +239,8 @@ def comparison(rows: list[list[Run]], images: str = "test") -> str:
     for rule, how in RULES.items():
         if all(rule in run.errors for row in rows for run in row):
             first, second = ([run.errors[rule] for run in row] for row in rows)
-            test, tested = welch(first, second), ["-"] * 4
+            steady = 1 in (len(set(first)), len(set(second)))  # which leaves no t
+            test, tested = None if steady else stats.ttest_ind(first, second, equal_var=False), ["-"] * 4
             if test:
                 low, high = test.confidence_interval(CONFIDENCE)
                 difference = f"{mean(first) - mean(second):.2f} [{low:.2f}, {high:.2f}]"
