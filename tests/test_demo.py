@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -98,8 +98,8 @@ def test_the_nets_of_every_method_say_what_they_have(overrides):
 def test_each_of_several_digits_is_answered_and_boxed(monkeypatch, tmp_path):
     config = load(composed("method=backprop", "model.hidden_dims=[20]", "precision=fp32"))
     image = Image.new("RGB", (600, 300), "white")
-    pixels = torch.tensor([50, 250], dtype=torch.uint8).view(2, 1, 1).expand(2, 28, 28)
-    digits = [Digit(of_digit, (left, 50, left + 80, 200)) for of_digit, left in zip(pixels, (50, 250), strict=True)]
+    boxes = {50: (50, 50, 130, 200), 250: (250, 50, 330, 200)}  # by the grey of a digit's pixels
+    digits = [Digit(torch.full((28, 28), grey, dtype=torch.uint8), box) for grey, box in boxes.items()]
     monkeypatch.setattr(demo, "find", lambda path: (image, digits))
     said = demo.answer(new_net(config, MNIST_MAP, 10), tmp_path / "two.png")
     assert said.count("<table>") == 2 and said.count("data-rule") == 2
@@ -121,9 +121,9 @@ def test_the_picture_is_shown_as_it_was_taken():
 
 
 def test_it_says_which_net_it_is_and_how_often_that_errs():
-    config, result = load_saved(demo.KEPT), read_json(demo.KEPT / "result.json")
+    said, result = demo.about(load_saved(demo.KEPT), demo.KEPT), read_json(demo.KEPT / "result.json")
     errors = "{test_error_goodness:.2f} % by goodness, {test_error_one_pass:.2f} % in one pass".format(**result)
-    assert all(words in demo.about(config, demo.KEPT) for words in ("minute, seed 0", "2 x 800", errors))
+    assert all(words in said for words in ("minute, seed 0", "2 x 800", errors))
 
 
 def test_without_gradio_one_line_says_what_to_install(monkeypatch):
@@ -147,36 +147,28 @@ sys.addaudithook(note)
 """
 
 
-class Server:
-    """`python -m src.demo`, with a proxy that leads nowhere, and what it does on the network noted."""
-
-    def __init__(self, folder: Path):
-        (folder / "sitecustomize.py").write_text(WATCH)
-        self.watched, self.temporary = folder / "watched", folder / "tmp"
-        self.temporary.mkdir()
-        environment = {"WATCHED": str(self.watched), "PYTHONPATH": str(folder), "TMPDIR": str(self.temporary)}
-        proxies = {"http_proxy": "http://127.0.0.9:9", "all_proxy": "http://127.0.0.9:9", "GRADIO_SHARE": "True"}
-        options = dict(cwd=REPOSITORY, env=ONE_THREAD | environment | proxies, text=True)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "src.demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
-        )
-        said = self.process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+", said)
-        assert found, said + self.process.stderr.read()
-        self.address = found[0]
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    yield server
-    server.process.kill()
+def server(tmp_path_factory) -> Iterator[SimpleNamespace]:
+    """`python -m src.demo`, with a proxy that leads nowhere, and what it does on the network noted."""
+    folder = tmp_path_factory.mktemp("server")
+    watched, temporary = folder / "watched", folder / "tmp"
+    temporary.mkdir()
+    (folder / "sitecustomize.py").write_text(WATCH)
+    environment = {"WATCHED": str(watched), "PYTHONPATH": str(folder), "TMPDIR": str(temporary)}
+    environment |= {"http_proxy": "http://127.0.0.9:9", "all_proxy": "http://127.0.0.9:9", "GRADIO_SHARE": "True"}
+    options = dict(cwd=REPOSITORY, env=ONE_THREAD | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-m", "src.demo"], text=True, **options) as process:
+        said = process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+", said)
+        assert found, said + process.stderr.read()
+        yield SimpleNamespace(process=process, address=found[0], watched=watched, temporary=temporary)
+        process.kill()
 
 
 class Visitor:
     """Somebody with a browser's window of their own."""
 
-    def __init__(self, browser, server: Server):
+    def __init__(self, browser, server: SimpleNamespace):
         self.page = browser.new_context().new_page()
         self.page.set_default_timeout(15_000)
         self.asked, self.complaints = [], []
