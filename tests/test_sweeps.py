@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ONE_THREAD, REPOSITORY, command
+from commands import command
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
@@ -138,11 +137,8 @@ def processes_of(group: int, command: str = "") -> list[int]:
 
 
 def sweep(start: Callable[..., subprocess.Popen], *arguments: str) -> subprocess.Popen:
-    return start(
-        [sys.executable, "-m", "main", "-m", *LONG, *arguments],
-        cwd=REPOSITORY, env=ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+    output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return start("-m", *LONG, *arguments, **output, start_new_session=True)
 
 
 @pytest.mark.parametrize(("sent", "status"), [("Ctrl-C", 1), ("SIGTERM to the command alone", -signal.SIGTERM)])
@@ -153,10 +149,7 @@ def test_an_interrupted_joblib_sweep_saves_every_job(start, sent, status, tmp_pa
     process = sweep(start, "seed=range(3)", *joblib, *slow)
     folders = [tmp_path / f"{job}_matlab_seed{job}" for job in (0, 1)]
     until(lambda: all(map(training, folders)))
-    if sent == "Ctrl-C":
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    else:
-        process.terminate()
+    os.killpg(process.pid, signal.SIGINT) if sent == "Ctrl-C" else process.terminate()  # a terminal tells all of them
     output, _ = process.communicate(timeout=60)  # of all processes
     assert process.returncode == status and "Traceback" not in output, output
     until(lambda: not processes_of(process.pid))
