@@ -306,16 +306,26 @@ def apart(mask: Array, *, single: bool) -> list[Array]:
     closed = cv2.morphologyEx(np.pad(mask, length), cv2.MORPH_CLOSE, gaps)[length:-length, length:-length]
     _, parts, stats, _ = cv2.connectedComponentsWithStats(closed)
     large = 1 + np.flatnonzero(stats[1:, 2:4].max(axis=1) > 0.1 * length)  # the rest is dust
-    closed = np.isin(parts, large).astype(np.uint8)
     if single:
-        return [mask * closed]
-    # What lies above one another is of one digit.
-    joined = cv2.dilate(closed, np.ones((int(0.15 * length) | 1, 1), np.uint8))
-    count, parts = cv2.connectedComponents(joined)
-    masks = [mask * closed * (parts == n) for n in range(1, count)]
-    masks = [part for part in masks if max(cv2.boundingRect(part)[2:]) > 0.35 * length]
-    if len(masks) > MOST:
-        raise DataError(f"there are {len(masks)} things that may be digits; {MOST} at most are looked at")
+        return [mask * np.isin(parts, large)]
+    found: list[tuple[list[int], list[int]]] = []  # parts that are above one another, and the box around them
+    for n in large[np.argsort(-stats[large, cv2.CC_STAT_AREA])]:
+        left, top, width, height = stats[n, :4]
+        right, bottom = left + width, top + height
+        for members, box in found:
+            common, gap = min(right, box[2]) - max(left, box[0]), max(top, box[1]) - min(bottom, box[3])
+            if common > 0.25 * min(width, box[2] - box[0]) and gap < 0.15 * length:
+                members.append(n)
+                box[:] = min(left, box[0]), min(top, box[1]), max(right, box[2]), max(bottom, box[3])
+                break
+        else:
+            found.append(([n], [left, top, right, bottom]))
+    whole = [
+        members for members, (left, top, right, bottom) in found if max(right - left, bottom - top) > 0.35 * length
+    ]
+    if len(whole) > MOST:
+        raise DataError(f"there are {len(whole)} things that may be digits; {MOST} at most are looked at")
+    masks = [mask * np.isin(parts, members) for members in whole]
     if np.sum(masks) < 0.85 * mask.sum():
         raise DataError("there are strokes that make no digit")
     return masks
