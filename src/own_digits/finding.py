@@ -247,18 +247,28 @@ def without_lines(mask: Array, sheet: Array) -> Array:
 
 
 def rows_of(mask: Array, sheet: Array) -> Array:
-    """Of `mask`, the lines that run along its rows, nearly straight, from one side of the sheet to the other."""
-    width = cv2.boundingRect(sheet)[2]
+    """Of `mask`, the lines that run along its rows, nearly straight, across the whole sheet."""
+    left, _, right, _ = box_of(sheet)
+    width = right - left
     runs = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((1, max(12, width // 40)), np.uint8))
     joined = cv2.dilate(runs, np.ones((3, width // 12 + 1), np.uint8))
-    _, parts = cv2.connectedComponents(joined)
-    at_edge = parts * (inner_part(sheet, 0.01) == 0)
-    runs[~np.isin(parts, np.intersect1d(*np.array_split(at_edge, 2, axis=1))) | (parts == 0)] = 0
-    met = crossings(runs)
-    if (np.abs(met - np.median(met)) <= 1).mean() < 0.5:  # printed lines are as many everywhere
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(joined)
+    edge = inner_part(sheet, 0.01) == 0
+    across = [n for n in range(1, count) if stats[n, cv2.CC_STAT_WIDTH] > 0.3 * width]
+    across = [n for n in across if all(edge[end][parts[end] == n].any() for end in ends_of(stats[n]))]
+    runs[~np.isin(parts, across)] = 0
+    each_column = crossings(runs[:, left:right])
+    if (np.abs(each_column - np.median(each_column)) <= 1).mean() < 0.5:  # printed lines are as many everywhere
         return np.zeros_like(mask)
     # Where a line is thicker, there is ink on it.
     return runs & ~cv2.morphologyEx(runs, cv2.MORPH_OPEN, np.ones((int(1.7 * thickness(runs)) + 2, 1), np.uint8))
+
+
+def ends_of(stats: Array) -> list[tuple[slice, slice]]:
+    """The first and the last twentieth of the columns of a component with OpenCV's statistics."""
+    left, top, width, height = (int(value) for value in stats[:4])
+    rows, length = slice(top, top + height), width // 20 + 1
+    return [(rows, slice(left, left + length)), (rows, slice(left + width - length, left + width))]
 
 
 def crossings(rows: Array) -> Array:
