@@ -247,18 +247,28 @@ def without_lines(mask: Array, sheet: Array) -> Array:
 
 
 def rows_of(mask: Array, sheet: Array) -> Array:
-    """Of `mask`, the lines that run along its rows, nearly straight, from one side of the sheet to the other."""
-    width = cv2.boundingRect(sheet)[2]
+    """Of `mask`, the lines that run along its rows, nearly straight, across the whole sheet."""
+    left, _, right, _ = box_of(sheet)
+    width = right - left
     runs = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((1, max(12, width // 40)), np.uint8))
     joined = cv2.dilate(runs, np.ones((3, width // 12 + 1), np.uint8))
-    _, parts = cv2.connectedComponents(joined)
-    at_edge = parts * (inner_part(sheet, 0.01) == 0)
-    runs[~np.isin(parts, np.intersect1d(*np.array_split(at_edge, 2, axis=1))) | (parts == 0)] = 0
-    met = crossings(runs)
-    if (np.abs(met - np.median(met)) <= 1).mean() < 0.5:  # printed lines are as many everywhere
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(joined)
+    edge = inner_part(sheet, 0.01) == 0
+    across = [n for n in range(1, count) if stats[n, cv2.CC_STAT_WIDTH] > 0.3 * width]
+    across = [n for n in across if all(edge[end][parts[end] == n].any() for end in ends_of(stats[n]))]
+    runs[~np.isin(parts, across)] = 0
+    each_column = crossings(runs[:, left:right])
+    if (np.abs(each_column - np.median(each_column)) <= 1).mean() < 0.5:  # printed lines are as many everywhere
         return np.zeros_like(mask)
     # Where a line is thicker, there is ink on it.
     return runs & ~cv2.morphologyEx(runs, cv2.MORPH_OPEN, np.ones((int(1.7 * thickness(runs)) + 2, 1), np.uint8))
+
+
+def ends_of(stats: Array) -> list[tuple[slice, slice]]:
+    """The first and the last twentieth of the columns of a component with OpenCV's statistics."""
+    left, top, width, height = (int(value) for value in stats[:4])
+    rows, length = slice(top, top + height), width // 20 + 1
+    return [(rows, slice(left, left + length)), (rows, slice(left + width - length, left + width))]
 
 
 def crossings(rows: Array) -> Array:
@@ -306,16 +316,26 @@ def apart(mask: Array, *, single: bool) -> list[Array]:
     closed = cv2.morphologyEx(np.pad(mask, length), cv2.MORPH_CLOSE, gaps)[length:-length, length:-length]
     _, parts, stats, _ = cv2.connectedComponentsWithStats(closed)
     large = 1 + np.flatnonzero(stats[1:, 2:4].max(axis=1) > 0.1 * length)  # the rest is dust
-    closed = np.isin(parts, large).astype(np.uint8)
     if single:
-        return [mask * closed]
-    # What lies above one another is of one digit.
-    joined = cv2.dilate(closed, np.ones((int(0.15 * length) | 1, 1), np.uint8))
-    count, parts = cv2.connectedComponents(joined)
-    masks = [mask * closed * (parts == n) for n in range(1, count)]
-    masks = [part for part in masks if max(cv2.boundingRect(part)[2:]) > 0.35 * length]
-    if len(masks) > MOST:
-        raise DataError(f"there are {len(masks)} things that may be digits; {MOST} at most are looked at")
+        return [mask * np.isin(parts, large)]
+    found: list[tuple[list[int], list[int]]] = []  # parts that are above one another, and the box around them
+    for n in large[np.argsort(-stats[large, cv2.CC_STAT_AREA])]:
+        left, top, width, height = stats[n, :4]
+        right, bottom = left + width, top + height
+        for members, box in found:
+            common, gap = min(right, box[2]) - max(left, box[0]), max(top, box[1]) - min(bottom, box[3])
+            if common > 0.25 * min(width, box[2] - box[0]) and gap < 0.15 * length:
+                members.append(n)
+                box[:] = min(left, box[0]), min(top, box[1]), max(right, box[2]), max(bottom, box[3])
+                break
+        else:
+            found.append(([n], [left, top, right, bottom]))
+    whole = [
+        members for members, (left, top, right, bottom) in found if max(right - left, bottom - top) > 0.35 * length
+    ]
+    if len(whole) > MOST:
+        raise DataError(f"there are {len(whole)} things that may be digits; {MOST} at most are looked at")
+    masks = [mask * np.isin(parts, members) for members in whole]
     if np.sum(masks) < 0.85 * mask.sum():
         raise DataError("there are strokes that make no digit")
     return masks
