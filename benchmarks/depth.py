@@ -18,7 +18,7 @@ from typing import Any
 from src.config.errors import one_line_errors
 from src.results.tables import markdown, ranges, with_spread
 from src.training.device import describe, use
-from src.training.log import REPOSITORY, read_json, read_result, write_json
+from src.training.log import REPOSITORY, read_json, write_json
 
 RUNS = {
     "Forward-Forward": ["experiment=quick"],
@@ -41,7 +41,7 @@ def measure(method: str, depth: int, seed: int, overrides: list[str]) -> dict[st
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             sys.exit(f"error: {method}, {depth} layers, seed {seed}: status {process.returncode}")
-        result = read_result(Path(folder) / "run")
+        result = read_json(Path(folder) / "run" / "result.json")
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
     row = {"method": method, "depth": depth, "seed": seed, "overrides": overrides, "peak_resident_gb": peak}
     return row | {key: result[key] for key in KEPT if key in result}

@@ -37,7 +37,7 @@ from src.negatives.codes import NUM_CLASSES
 from src.pictures.figures import POSITIVE
 from src.pictures.methods import draw_settling
 from src.results.tables import net_name
-from src.training.log import HEADLINES, REPOSITORY, read_result
+from src.training.log import HEADLINES, REPOSITORY, read_json
 from src.training.validation import scores_for
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def about(config: Config, folder: Path) -> str:
     """Which net it is, and how often it errs."""
     net = f"<b>{escape(config.name)}, seed {config.seed}</b>: {net_name(config.model.hidden_dims)}, {config.method}"
     try:
-        result = read_result(folder)
+        result = read_json(folder / "result.json")
     except (OSError, ValueError):
         result = {}
     errors = {how: result.get(f"test_error_{rule}") for rule, how in HEADLINES.items()}

@@ -23,7 +23,7 @@ from src.methods.net import Net
 from src.results.tables import errors_table
 from src.training.checkpoint import loaded
 from src.training.device import resolve_precision, use
-from src.training.log import read_result
+from src.training.log import read_json
 from src.training.validation import count_errors, scores_for
 
 
@@ -56,6 +56,9 @@ def tested(
     """
     config, net = load_saved(Path(folder)), load_trained(folder, device)
     test = load_test(config.dataset, data_root or config.data.root, net.sizes.device)
+    if (test.shape, test.classes) != (net.shape, net.classes):
+        wrong = f"its net is for {net.classes} classes of {net.shape}, the data have {test.classes} of {test.shape}"
+        raise ConfigError(f"{folder}: {wrong}; name the right ones with --data-root")
     return net, test, scores_for(net, test.images, config.evaluation.batch_size)
 
 
@@ -65,7 +68,7 @@ def evaluate(folder: Path | str, device: str = "auto", data_root: str | None = N
     Returns "test_errors", counts by every way to classify on the "test_images"; and "test_errors_before", those in
     result.json (empty where there is none). Raises as `tested` does, and ConfigError if result.json is damaged.
     """
-    before = read_result(Path(folder)) if (Path(folder) / "result.json").is_file() else {}
+    before = read_json(Path(folder) / "result.json") if (Path(folder) / "result.json").is_file() else {}
     _, test, scores = tested(folder, device, data_root)
     errors = count_errors(scores, test)
     known = {rule: before[f"test_errors_{rule}"] for rule in errors if f"test_errors_{rule}" in before}

@@ -20,7 +20,7 @@ from src.methods.net import Net
 from src.training.checkpoint import locked, restore, save, training_state, write_atomically
 from src.training.device import PRECISIONS, describe, resolve_precision, use
 from src.training.epochs import train_epochs
-from src.training.log import REPOSITORY, RunLog, provenance, read_result, write_json
+from src.training.log import REPOSITORY, RunLog, provenance, read_json, write_json
 from src.training.signals import Stopped, StopSignals
 from src.training.validation import count_errors, scores_for
 
@@ -46,7 +46,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
     """
     if resume and (out_dir / "result.json").exists():
         log.info(f"{out_dir}: this run is finished; python -m src.plots draws its pictures again")
-        return read_result(out_dir)
+        return read_json(out_dir / "result.json")
     with locked(out_dir):
         if not resume and (out_dir / "config.yaml").exists():
             other = f"choose another hydra.run.dir, or go on with: {resuming(out_dir)}"

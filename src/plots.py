@@ -18,7 +18,7 @@ from src.evaluate import tested
 from src.methods.net import Net
 from src.pictures.figures import draw_confusion, draw_learning_curve, draw_most_wrong, save_figure
 from src.pictures.methods import pictures_of
-from src.training.log import headline, read_metrics
+from src.training.log import headline, read_json
 
 
 def draw_run(config: Config, folder: Path, net: Net, test: Examples, scores: dict[str, Tensor]) -> list[Path]:
@@ -28,7 +28,8 @@ def draw_run(config: Config, folder: Path, net: Net, test: Examples, scores: dic
     `scores`: what the net says of the `test` images, by rule ([N, K]).
     """
     net, test, scores = net.cpu(), test.to("cpu"), {rule: of_classes.cpu() for rule, of_classes in scores.items()}
-    rule, metrics = headline(scores), read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
+    rule, path = headline(scores), folder / "metrics.jsonl"
+    metrics = read_json(path) if path.is_file() else []
     figures = {
         **({"learning_curve": draw_learning_curve(metrics)} if metrics else {}),
         "confusion": draw_confusion(scores[rule], test.labels, rule),
@@ -51,7 +52,7 @@ def main() -> None:
             for path in draw_run(config, folder, *tested(folder, data_root=arguments.data_root)):
                 print(path)
             return
-        metrics = read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
+        metrics = read_json(folder / "metrics.jsonl") if (folder / "metrics.jsonl").is_file() else []
         why = "its net was not kept" if (folder / "result.json").is_file() else "it is not finished"
         if not metrics:
             raise ConfigError(f"{folder}: of this run there is nothing to draw ({why})")

@@ -28,7 +28,7 @@ from src.datasets.batches import to_unit
 from src.datasets.table import load_test
 from src.evaluate import evaluate, load_trained
 from src.experiment import new_net
-from src.training.log import read_result
+from src.training.log import read_json
 
 Strokes = Sequence[Sequence[tuple[float, float]]]  # points on the canvas of 280 x 280
 
@@ -127,7 +127,7 @@ def test_the_picture_is_shown_as_it_was_taken():
 
 
 def test_it_says_which_net_it_is_and_how_often_that_errs(tmp_path):
-    said, result = demo.about(load_saved(demo.KEPT), demo.KEPT), read_result(demo.KEPT)
+    said, result = demo.about(load_saved(demo.KEPT), demo.KEPT), read_json(demo.KEPT / "result.json")
     assert "minute, seed 0" in said and "2 x 800" in said
     assert (
         f"{result['test_error_goodness']:.2f} % by goodness, {result['test_error_one_pass']:.2f} % in one pass" in said

@@ -16,7 +16,7 @@ from src import report
 from src.config.loading import CONFIGS, composed, load
 from src.results.runs import experiment_values
 from src.results.tables import result_table
-from src.training.log import read_result
+from src.training.log import read_json
 
 PAGES = {
     str(path.relative_to(REPOSITORY)): path.read_text(encoding="utf-8")
@@ -117,7 +117,7 @@ def test_generated_tables_are_what_the_commands_print(monkeypatch, capsys, page,
 
 def test_the_front_page_quotes_what_a_run_prints():
     (quoted, *_) = blocks("README.md", "text")
-    printed_lines = result_table(read_result(REPOSITORY / "results" / "minute" / "seed0")).splitlines()
+    printed_lines = result_table(read_json(REPOSITORY / "results" / "minute" / "seed0" / "result.json")).splitlines()
     assert set(quoted.splitlines()) < set(printed_lines)
 
 

@@ -21,7 +21,7 @@ from src.results import runs
 from src.results.runs import gather, rows_of
 from src.results.tables import errors_table, published, result_table
 from src.training import log as run_log
-from src.training.log import HEADLINES, RunLog, provenance, read_metrics, scalars
+from src.training.log import HEADLINES, RunLog, provenance, read_json, scalars
 
 LAYERS = {"goodness_layer_1": 9.0, "goodness_layer_2": 8.0, "goodness_all_layers": 7.0}
 ERRORS = {  # by method and rule, in percent, for two hidden layers
@@ -405,7 +405,7 @@ def test_epochs_without_losses_of_layers_are_told_by_the_cross_entropy(tmp_path,
     told = [f"epoch {epoch}/2  cross-entropy 0.25, val. error 1.50 %" for epoch in (1, 2)]
     assert [line.partition(", 00:")[0] for line in caplog.messages] == told
     validated = {"validation error (%)/one_pass": 1.5, "validation error (%)/one_pass_layer_1": 2.0}
-    first, second = [scalars(record) for record in read_metrics(tmp_path)]
+    first, second = [scalars(record) for record in read_json(tmp_path / "metrics.jsonl")]
     assert first == {"gain": 1.0, "loss/read-out": 0.25} | validated
     assert second == {"gain": 0.5, "loss/read-out": 0.25}
 

@@ -36,7 +36,7 @@ from src.config.loading import as_argument, load_saved
 from src.config.values import Config, ConfigError
 from src.experiment import resuming, run
 from src.training.checkpoint import save, training_state
-from src.training.log import read_metrics, read_result
+from src.training.log import read_json
 from src.training.signals import SIGNALS
 
 CHECKPOINT, EPOCHS = "checkpoint.pt", 7
@@ -92,7 +92,7 @@ def assert_same_run(folder: Path, whole: Path) -> None:
     assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     ours, theirs = (torch.load(path / "model.pt", weights_only=True) for path in (folder, whole))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    ours, theirs = ({key: value for key, value in read_result(path).items()} for path in (folder, whole))
+    ours, theirs = ({key: value for key, value in read_json(path / "result.json").items()} for path in (folder, whole))
     for result in (ours, theirs):
         assert result.pop("train_seconds") > 0 and result.pop("seconds_per_epoch") > 0
         assert result.pop("resumed", True) is True
@@ -125,7 +125,7 @@ def test_what_a_terminal_stops_says_how_to_go_on_and_so_it_does(start, tmp_path,
     )  # fmt: skip
     os.close(end)
     metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 100
-    while not (metrics.exists() and read_metrics(folder)):
+    while not (metrics.exists() and read_json(folder / "metrics.jsonl")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     if stop == "Ctrl-C":
@@ -139,7 +139,7 @@ def test_what_a_terminal_stops_says_how_to_go_on_and_so_it_does(start, tmp_path,
     assert line.startswith(hint)
     done = command(*shlex.split(line.removeprefix(hint)))
     assert done.returncode == 0 and f"resumed after epoch {epoch} of 100" in done.stdout
-    assert read_result(folder)["resumed"] and len(read_metrics(folder)) == 100
+    assert read_json(folder / "result.json")["resumed"] and len(read_json(folder / "metrics.jsonl")) == 100
 
 
 TRIALS = """
@@ -185,7 +185,7 @@ for trial in range(8):
 
 def test_killed_at_random_moments(tmp_path, overrides, whole):
     """Six times by SIGKILL and twice by SIGTERM, anywhere between start and end."""
-    seconds = read_result(whole)["train_seconds"] + 0.1  # and testing
+    seconds = read_json(whole / "result.json")["train_seconds"] + 0.1  # and testing
     done = subprocess.run(
         [sys.executable, "-c", TRIALS, str(tmp_path), " ".join(overrides), str(seconds)],
         cwd=REPOSITORY, env=ONE_THREAD, capture_output=True, text=True, timeout=170,
@@ -289,7 +289,7 @@ def test_the_seed_decides_what_is_random_in_training_too(monkeypatch, tmp_path, 
     monkeypatch.setattr(experiment, "new_net", lambda config, *images: new_net(replace(config, seed=0), *images))
     for folder, seed in (("one", 1), ("again", 1), ("other", 2)):
         run(composed(*overrides, "training.epochs=1", f"seed={seed}"), tmp_path / folder)
-    one, again, other = (read_metrics(tmp_path / folder) for folder in ("one", "again", "other"))
+    one, again, other = (read_json(tmp_path / folder / "metrics.jsonl") for folder in ("one", "again", "other"))
     assert one == again != other
 
 
@@ -337,7 +337,7 @@ def test_every_method_goes_on_as_if_nothing_had_been(monkeypatch, tmp_path, over
     config = composed(*overrides, f"method={method}", *phases, *validation, "training.checkpoint_every=2")
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     run_keeping_checkpoints(config, whole)
-    records = read_metrics(whole)
+    records = read_json(whole / "metrics.jsonl")
     assert [record["epoch"] for record in records] == list(range(1, epochs + readout_epochs + 1))
     assert "validation_errors" in records[-1]
     as_after(2, whole, resumed)
@@ -347,7 +347,7 @@ def test_every_method_goes_on_as_if_nothing_had_been(monkeypatch, tmp_path, over
 
 def test_a_run_that_goes_on_elsewhere_says_what_was_otherwise(monkeypatch, tmp_path, overrides, whole, caplog):
     as_after(EPOCHS - 1, whole, tmp_path)
-    first = read_result(whole)
+    first = read_json(whole / "result.json")
     monkeypatch.setattr(experiment, "provenance", lambda: {"versions": first["versions"], "commit": "another"})
     result = run(composed(*overrides), tmp_path, resume=True)
     assert (result["commit"], result["resumed"]) == ("another", True)
@@ -356,7 +356,7 @@ def test_a_run_that_goes_on_elsewhere_says_what_was_otherwise(monkeypatch, tmp_p
 
 def test_a_finished_run_is_left_alone_and_says_its_result(whole, overrides):
     before = content(whole)
-    assert run(composed(*overrides, "seed=1"), whole, resume=True) == read_result(whole)
+    assert run(composed(*overrides, "seed=1"), whole, resume=True) == read_json(whole / "result.json")
     assert content(whole) == before
 
 
@@ -457,7 +457,7 @@ def test_the_same_sweep_again_keeps_what_is_finished_and_does_the_rest(tmp_path,
         done.stdout
     )
     assert before == {path: path.read_bytes() for path in before}
-    assert [read_result(folder)["seed"] for folder in (begun, new)] == [1, 2]
+    assert [read_json(folder / "result.json")["seed"] for folder in (begun, new)] == [1, 2]
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
         "0_short_seed2", "1_short_seed1", "4_short_seed0", "9_short_seed2"
     ]  # fmt: skip

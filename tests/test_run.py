@@ -20,7 +20,7 @@ from src import evaluate, plots
 from src.config.errors import one_line_errors
 from src.datasets.table import load_test
 from src.experiment import run
-from src.training.log import read_metrics, read_result, scalars
+from src.training.log import read_json, scalars
 from src.training.validation import count_errors, scores_for
 
 PICTURES = ["learning_curve.png", "confusion.png", "most_wrong.png", "receptive_fields.png", "goodness.png"]
@@ -38,7 +38,7 @@ def files(folder: Path) -> dict[Path, bytes]:
 
 def test_a_run_learns_and_leaves_its_figures_configuration_and_pictures(learned):
     folder = learned[0]
-    records, result = read_metrics(folder), read_result(folder)
+    records, result = read_json(folder / "metrics.jsonl"), read_json(folder / "result.json")
     assert [record["epoch"] for record in records] == [1, 2, 3, 4]
     assert [record["gain"] for record in records] == [1, 1, 0.75, 0.25]
     assert ["validation_errors" in record for record in records] == [False, True, False, True]
@@ -60,7 +60,7 @@ def test_a_run_learns_and_leaves_its_figures_configuration_and_pictures(learned)
 def test_tensorboard_reads_the_figures_of_metrics_jsonl(learned):
     events = EventAccumulator(str(learned[0] / "tensorboard"))
     events.Reload()
-    records = {record["epoch"]: scalars(record) for record in read_metrics(learned[0])}
+    records = {record["epoch"]: scalars(record) for record in read_json(learned[0] / "metrics.jsonl")}
     assert set(events.Tags()["scalars"]) == set(records[4])
     for name in records[4]:
         expected = {epoch: pytest.approx(figures[name]) for epoch, figures in records.items() if name in figures}
@@ -69,7 +69,7 @@ def test_tensorboard_reads_the_figures_of_metrics_jsonl(learned):
 
 def test_a_saved_run_is_tested_again(learned, mnist_root):
     """To the last image, with its data elsewhere, and without a trace."""
-    result, before = read_result(learned[0]), files(learned[0])
+    result, before = read_json(learned[0] / "result.json"), files(learned[0])
     log = (learned[0] / "main.log").read_bytes()
     arguments = [str(learned[0]), "--device", "cpu", "--data-root", str(mnist_root.absolute())]
     done = command(*arguments, module="src.evaluate")
@@ -146,7 +146,7 @@ def test_pictures_are_drawn_again(learned, mnist_root, tmp_path, monkeypatch, ca
 def test_the_saved_model_makes_the_reported_errors(learned, mnist_root):
     """In batches of another size too: every image counts, also those of a last, smaller one."""
     net, test = evaluate.load_trained(str(learned[0]), "cpu"), load_test("mnist", mnist_root, "cpu")
-    result = read_result(learned[0])
+    result = read_json(learned[0] / "result.json")
     for rule, count in count_errors(scores_for(net, test.images, 3333), test).items():
         # Other sums inside the matrix products may settle a near tie differently.
         assert abs(int(count) - result[f"test_errors_{rule}"]) <= 3
@@ -185,7 +185,7 @@ def test_nothing_is_imported_before_it_is_needed(tmp_path, mnist_root):
 
 def results_of(sweep: Path) -> list[dict]:
     jobs = sorted((path for path in sweep.iterdir() if path.is_dir()), key=lambda path: int(path.name.split("_")[0]))
-    return [read_result(job) for job in jobs if (job / "result.json").exists()]
+    return [read_json(job / "result.json") for job in jobs if (job / "result.json").exists()]
 
 
 def test_every_experiment_runs(tmp_path, few_images):
@@ -265,7 +265,7 @@ def test_of_runs_that_start_at_once_none_shares_a_folder(start, tmp_path, few_im
     assert re.fullmatch(rf"error: {tmp_path}/at/fixed(: another process is| already holds a) [^\n]*\n", "".join(said))
     folders = sorted((tmp_path / "at").iterdir())
     assert [folder.name for folder in folders] == ["fixed", "run", "run_2"]
-    assert {read_result(folder)["seed"] for folder in folders[1:]} == {0, 1}
+    assert {read_json(folder / "result.json")["seed"] for folder in folders[1:]} == {0, 1}
     for folder in folders:
         assert (folder / "main.log").read_text().count(f"run in {folder}\n") == 1
 

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.config.launch import BeforeRuns, job
 from src.config.loading import CONFIGS, composed, register_schemas
 from src.config.values import ConfigError
-from src.training.log import read_metrics
+from src.training.log import read_json
 
 LONG = [  # nothing is saved unless somebody asks for it
     "model.hidden_dims=[32,32]", "training.checkpoint_every=0", "evaluation.every=0", "device=cpu", "precision=fp32",
@@ -49,7 +49,7 @@ def training(folder: Path) -> bool:
 
 
 def epochs_of(folder: Path) -> list[int]:
-    return [record["epoch"] for record in read_metrics(folder)]
+    return [record["epoch"] for record in read_json(folder / "metrics.jsonl")]
 
 
 @pytest.mark.parametrize(

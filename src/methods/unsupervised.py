@@ -7,6 +7,7 @@ learned; they send nothing into them. Hidden layers are fully connected or have 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -44,18 +45,13 @@ class Model(LayerModel):
         """Raises ConfigError if there are `grids` of which no `local_stack` can be made over such images."""
         if self.grids is None:
             return
-        grids, dims, first = self.grids, self.hidden_dims, self.grids[0] if self.grids else 0
-        one_less = first >= len(grids) and grids == list(range(first, first - len(grids), -1))
-        if len(grids) != len(dims):
-            raise ConfigError(f"model.grids={grids}: must name as many layers as model.hidden_dims")
-        if not one_less:
-            rule = "each grid must have one location less per side than the one below, as [4, 3, 2] has"
+        grids, dims = self.grids, self.hidden_dims
+        if len(grids) != len(dims) or min(grids) < 1 or any(below - grid != 1 for below, grid in pairwise(grids)):
+            rule = f"must give each of {len(dims)} layers one location less per side than the one below, as [4, 3, 2]"
             raise ConfigError(f"model.grids={grids}: {rule}")
-        side = shape.height
-        if side != shape.width:
-            raise ConfigError(f"model.grids={grids}: images must be square, not {side} x {shape.width} pixels")
-        if self.field >= side or (side - self.field) % (first - 1):
-            rule = f"squares of so many pixels cannot be spread evenly over {side} pixels at {first} locations per side"
+        side, across = shape.height, shape.width
+        if side != across or self.field >= side or (side - self.field) % (grids[0] - 1):
+            rule = f"squares of so many pixels cannot be spread evenly over {side} x {across} at {grids[0]} a side"
             raise ConfigError(f"model.field={self.field}: {rule}")
         for dim, grid in zip(dims, grids, strict=True):
             if dim % grid**2:

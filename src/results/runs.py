@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from src.config.loading import CONFIGS, MAY_DIFFER, composed
 from src.datasets.table import DATASETS
-from src.training.log import HEADLINES, read_metrics
+from src.training.log import HEADLINES, read_json
 
 # Values and sections of a configuration that do not change what is being measured, or stand in the result as well.
 NOT_COMPARED = {*MAY_DIFFER, "seed", "precision", "resume", "logging", "evaluation"}
@@ -82,7 +82,7 @@ def read_run(folder: Path, validation: bool = False) -> Run:
     values = flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True))
     errors = percent_wrong(result)
     if validation:
-        last = read_metrics(folder)[-1]
+        last = read_json(folder / "metrics.jsonl")[-1]
         errors = {rule: 100 * count / last["validation_images"] for rule, count in last["validation_errors"].items()}
     if not HEADLINES.keys() & errors.keys():
         raise LookupError(f"no error {' or '.join(HEADLINES.values())}")

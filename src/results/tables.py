@@ -203,20 +203,14 @@ def experiments_table(rows: list[list[Run]], experiments: list[str]) -> str:
         values, repeated = experiment_values(name), published().get(name)
         reached = [row for row in rows if row[0].values == values]
         for row, its_name in zip(reached or [[]], names_of(reached) or [name], strict=True):
-            called, here, times = (
-                f"`{name}`{its_name.removeprefix(name)}",
-                error_of(row, rule_of(row)) if row else "-",
-                [],
-            )
+            called, here = f"`{name}`{its_name.removeprefix(name)}", error_of(row, rule_of(row)) if row else "-"
+            times = []
             for on_cpu in (True, False):
                 seconds = [run.result["train_seconds"] for run in row if (run.result["device"] == "cpu") == on_cpu]
                 times.append(duration(min(seconds)) if seconds else "-")
             if repeated:
-                section, figure = (
-                    methods.named(values["method"]).SECTION,
-                    f"{repeated.error} {HEADLINES[repeated.rule]}",
-                )
-                of_paper.append([called, section, figure, here, str(len(row)), *times])
+                figure = f"{repeated.error} {HEADLINES[repeated.rule]}"
+                of_paper.append([called, methods.named(values["method"]).SECTION, figure, here, str(len(row)), *times])
             else:
                 net, epochs = net_name(values["model.hidden_dims"]), str(values["training.epochs"])
                 how = f" {RULES[rule_of(row)]}" if row else ""

@@ -128,16 +128,6 @@ def scalars(record: dict[str, Any]) -> dict[str, float]:
     return figures
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run's metrics.jsonl, one an epoch. Raises ConfigError if it is damaged."""
-    return read_json(folder / "metrics.jsonl")
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    """A run's result.json. Raises ConfigError if it is damaged."""
-    return read_json(folder / "result.json")
-
-
 def read_json(path: Path) -> Any:
     """The content of a JSON file; of .jsonl, its lines, but for a last one that was not written to its end.
 
