@@ -18,13 +18,12 @@ from torch import Tensor
 if not __package__:  # as in `python src/classify_image.py`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from src import methods
 from src.config.errors import one_line_errors
-from src.config.loading import load_saved
+from src.config.values import ConfigError
 from src.datasets.idx import DataError
-from src.datasets.photographs import Digit, coloured, digits, read
 from src.evaluate import load_trained
-from src.negatives.codes import NUM_CLASSES
+from src.methods.net import Net
+from src.own_digits.finding import SIDE, Digit, coloured, digits, read
 from src.pictures.figures import HEIGHTS, NEGATIVE, draw_label_bars, label_heights, new_figure, save_figure
 from src.training.log import HEADLINES
 from src.training.validation import scores_for
@@ -57,7 +56,7 @@ def source(rule: str, scores: dict[str, Tensor]) -> str:
 
 def table(scores: dict[str, Tensor]) -> str:
     """The `columns` of one image's scores ([10]) as text, and the labels chosen."""
-    cells = [["label", *map(str, range(NUM_CLASSES))]]
+    cells = [["label", *map(str, range(10))]]
     for name, values in columns(scores).items():
         form = "{:.2f} %" if name == source("one_pass", scores) else "{:.1f}"
         cells.append([name, *map(form.format, values.tolist())])
@@ -104,6 +103,14 @@ def draw(original: Image.Image, found: Sequence[Digit], scores: Sequence[dict[st
     return figure
 
 
+def net_for_digits(folder: Path) -> Net:
+    """As `load_trained`, on the CPU, as a few images need no GPU. Raises ConfigError, too, if the net is for others."""
+    net = load_trained(folder, device="cpu")
+    if (net.shape, net.classes) != ((SIDE, SIDE, 1), 10):
+        raise ConfigError(f"{folder}: its net is not for grey images of {SIDE} x {SIDE} pixels in ten classes")
+    return net
+
+
 def find(path: Path, *, single: bool) -> tuple[Image.Image, list[Digit]]:
     """The picture at `path`, upright, and the digits in it.
 
@@ -140,11 +147,10 @@ def main() -> None:
     parser.add_argument("--single", action="store_true", help="one digit in each picture, in however many parts")
     arguments = parser.parse_args()
     with one_line_errors():
-        config = load_saved(arguments.folder)
-        net = load_trained(arguments.folder, device="cpu")  # a few images need no GPU
+        net = net_for_digits(arguments.folder)
         pictures = [find(path, single=arguments.single) for path in arguments.images]
         pixels = torch.stack([digit.pixels for _, found in pictures for digit in found]).flatten(1)
-        scores = scores_for(methods.named(config.method).scores, net, pixels, config.evaluation.batch_size)
+        scores = scores_for(net, pixels, batch_size=100)
         of_digits = iter([{rule: of_all[number] for rule, of_all in scores.items()} for number in range(len(pixels))])
         paths = picture_paths(arguments.folder / "classified", arguments.images)
         paths[0].parent.mkdir(exist_ok=True)

@@ -4,23 +4,28 @@
 OpenCV does the work. It is imported here alone, and nothing that trains imports this module.
 """
 
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from scipy.ndimage import center_of_mass
 from torch import Tensor
 
-from src.config.values import SIDE
 from src.datasets.idx import DataError
+
+try:
+    import cv2
+except ImportError as error:
+    sys.exit(f"error: finding digits in pictures needs OpenCV: pip install -r requirements-demo.txt ({error})")
 
 Array = np.ndarray  # masks are uint8 [H, W] of 0 and 1
 
 # MNIST's digits
+SIDE = 28  # pixels
 BOX = 20  # pixels: the longer side
 CENTRE = 14  # row and column of the centre of mass, to half a pixel
 STROKE = 0.135  # the mean width of a stroke, as a part of the longer side
