@@ -36,6 +36,7 @@ Image.MAX_IMAGE_PIXELS = 125_000_000  # Pillow refuses twice as many; telephones
 SHOWN, LARGE, SMALL = 2000, 1000, 200  # pixels: longest side of the picture, of what ink and paper are looked for in
 DETAIL = 160  # pixels: longest side of a digit whose strokes are made thicker or thinner
 STEP = 28  # of lightness and colour, in 256ths: the edge of a sheet
+LAB_SCALE = np.float32([2.55, 1, 1])  # of OpenCV's Lab in bytes
 FAINT = 8  # CIE76 difference of colours: less is the paper's grain
 NO_INK = "no digit stands out from the background"
 MOST = 30  # digits in one picture; more are a page of text
@@ -60,8 +61,6 @@ def read(path: Path) -> Image.Image:
     Raises:
         DataError: there is no picture, or it cannot be read.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: {'is a folder, not an image' if path.is_dir() else 'there is no such file'}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -93,12 +92,11 @@ def digits(image: Image.Image, *, single: bool = False) -> list[Digit]:
     if min(height, width) < max(12, max(height, width) / 20):
         raise DataError(f"a picture of {width} x {height} pixels is too small or too narrow for a digit")
     scale = min(1.0, LARGE / max(height, width))
-    ink, sheet = ink_of(cv2.cvtColor(resized(colours, LARGE) if scale < 1 else colours, cv2.COLOR_RGB2LAB))
+    ink, sheet = ink_of(np.rint(255 * (resized(colours, LARGE) if scale < 1 else colours)).astype(np.uint8))
     grain = np.median(ink[sheet > 0])
-    lines, mask = without_lines((ink > max(FAINT, 5 * grain, 0.12 * ink.max())).astype(np.uint8), sheet)
+    mask = without_lines((ink > max(FAINT, 5 * grain, 0.12 * ink.max())).astype(np.uint8), sheet)
     if mask.sum() < 10:
         raise DataError(NO_INK)
-    ink = ink * (1 - lines * (1 - mask))
     inner = mask * inner_part(sheet, 0.04)  # without slivers of the desk
     mask *= ink > 0.9 * otsu(ink[(inner if inner.any() else mask) > 0])
     parts = apart(inside(mask, sheet), single=single)
@@ -136,12 +134,11 @@ def of_mnist(colours: Array) -> Digit | None:
 
 def in_reading_order(found: list[Digit]) -> list[Digit]:
     """Lines from top to bottom, each from left to right."""
-    lines: list[list[Digit]] = []
+    lines: list[list[Digit]] = [[]]
     for digit in sorted(found, key=lambda digit: digit.box[1] + digit.box[3]):
-        if lines and (digit.box[1] + digit.box[3]) / 2 < lines[-1][0].box[3]:
-            lines[-1].append(digit)
-        else:
-            lines.append([digit])
+        if lines[-1] and (digit.box[1] + digit.box[3]) / 2 > lines[-1][0].box[3]:
+            lines.append([])
+        lines[-1].append(digit)
     return [digit for line in lines for digit in sorted(line, key=lambda digit: digit.box)]
 
 
@@ -175,27 +172,22 @@ def box_of(mask: Array) -> tuple[int, int, int, int]:
 # --- The sheet and the ink --------------------------------------------------------------------------------
 
 
-def ink_of(lab: Array) -> tuple[Array, Array]:
-    """How far each pixel's colour is from that of the paper around it (Lab [H, W, 3] -> float32 [H, W]), and a mask of
-    the sheet.
+def ink_of(rgb: Array) -> tuple[Array, Array]:
+    """How far each pixel's colour is from that of the paper around it (uint8 [H, W, 3] -> float32 [H, W], CIE76), and a
+    mask of the sheet.
     """
-    small = (resized(lab, SMALL) * [2.55, 1, 1] + [0, 128, 128]).clip(0, 255).astype(np.uint8)
+    lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)
+    small = resized(lab, SMALL)
     sheet = sheet_of(small)
-    # What is beside the sheet gets the colour of its nearest edge.
-    _, labels = cv2.distanceTransformWithLabels(1 - sheet, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    of_label = np.zeros((labels.max() + 1, 3), np.uint8)
-    of_label[labels[sheet > 0]] = small[sheet > 0]
-    filled = of_label[labels]
-    left, top, right, bottom = box_of(sheet)
-    side = min(right - left, bottom - top)
+    filled = cv2.inpaint(small, 1 - sheet, 3, cv2.INPAINT_TELEA)  # what is beside the sheet looks like its edge
+    side = min(cv2.boundingRect(sheet)[2:])
     near, far = (cv2.medianBlur(filled, min(int(share * side) | 1, 255)).astype(np.float32) for share in (0.4, 0.9))
     # Near by is better in uneven light; but where a bold digit is most of what is near, that is not the paper.
     bold = np.abs(near - far).sum(axis=2, keepdims=True)
     bold = bold > 0.35 * np.percentile(np.abs(filled - far).sum(axis=2), 99)
     paper = cv2.resize(np.where(bold, far, near), lab.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    paper = (paper - np.float32([0, 128, 128])) / np.float32([2.55, 1, 1])
     sheet = cv2.resize(sheet, lab.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    return np.linalg.norm(lab - paper, axis=2) * sheet, sheet
+    return np.linalg.norm((lab - paper) / LAB_SCALE, axis=2) * sheet, sheet
 
 
 def sheet_of(lab: Array) -> Array:
@@ -224,15 +216,13 @@ def sheet_of(lab: Array) -> Array:
     return max(sheets, key=np.sum, default=np.ones_like(smooth))
 
 
-def without_lines(mask: Array, sheet: Array) -> tuple[Array, Array]:
-    """Masks of the lines printed across the sheet, and of `mask` without them; strokes that cross a line stay whole."""
-    none = np.zeros_like(mask)
-    left, top, right, bottom = box_of(sheet)
-    side = min(right - left, bottom - top)
+def without_lines(mask: Array, sheet: Array) -> Array:
+    """`mask` without the lines printed across the sheet; strokes that cross a line stay whole."""
+    side = min(cv2.boundingRect(sheet)[2:])
     thin = mask & ~cv2.morphologyEx(mask, cv2.MORPH_OPEN, disc(side / 20))
     straight = cv2.HoughLines(thin, 1, np.pi / 360, int(0.4 * side))
     if straight is None:
-        return none, mask
+        return mask
     # Turned so that most of what is straight runs along the rows or the columns.
     angle = float(np.median((np.rad2deg(straight[:20, 0, 1]) + 45) % 90 - 45))
     height, width = mask.shape
@@ -244,7 +234,7 @@ def without_lines(mask: Array, sheet: Array) -> tuple[Array, Array]:
     rows = rows_of(turned, paper)
     columns = np.ascontiguousarray(rows_of(np.ascontiguousarray(turned.T), np.ascontiguousarray(paper.T)).T)
     if not (rows.any() or columns.any()):
-        return none, mask
+        return mask
     longer = int(2 * max(1, thickness(rows), thickness(columns.T))) + 1  # than a line is thick
     across_rows = cv2.morphologyEx(turned & ~columns, cv2.MORPH_OPEN, np.ones((longer, 1), np.uint8))
     across_columns = cv2.morphologyEx(turned & ~rows, cv2.MORPH_OPEN, np.ones((1, longer), np.uint8))
@@ -253,36 +243,22 @@ def without_lines(mask: Array, sheet: Array) -> tuple[Array, Array]:
     _, parts, stats, _ = cv2.connectedComponentsWithStats(strokes)
     remains = np.flatnonzero(stats[:, 2:4].min(axis=1) <= 1.5 * longer)  # of lines: hardly thicker than they were
     strokes[np.isin(parts, remains)] = 0
-    back = cv2.invertAffineTransform(turn)
-    lines, strokes = (
-        cv2.warpAffine(of, back, (width, height), flags=cv2.INTER_NEAREST) for of in (rows | columns, strokes)
-    )
-    return lines, strokes
+    return cv2.warpAffine(strokes, cv2.invertAffineTransform(turn), (width, height), flags=cv2.INTER_NEAREST)
 
 
 def rows_of(mask: Array, sheet: Array) -> Array:
-    """Of `mask`, the lines that run along its rows, nearly straight, across the whole sheet."""
-    left, _, right, _ = box_of(sheet)
-    width = right - left
+    """Of `mask`, the lines that run along its rows, nearly straight, from one side of the sheet to the other."""
+    width = cv2.boundingRect(sheet)[2]
     runs = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((1, max(12, width // 40)), np.uint8))
     joined = cv2.dilate(runs, np.ones((3, width // 12 + 1), np.uint8))
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(joined)
-    edge = inner_part(sheet, 0.01) == 0
-    across = [n for n in range(1, count) if stats[n, cv2.CC_STAT_WIDTH] > 0.3 * width]
-    across = [n for n in across if all(edge[end][parts[end] == n].any() for end in ends_of(stats[n]))]
-    runs[~np.isin(parts, across)] = 0
-    each_column = crossings(runs[:, left:right])
-    if (np.abs(each_column - np.median(each_column)) <= 1).mean() < 0.5:  # printed lines are as many everywhere
+    _, parts = cv2.connectedComponents(joined)
+    at_edge = parts * (inner_part(sheet, 0.01) == 0)
+    runs[~np.isin(parts, np.intersect1d(*np.array_split(at_edge, 2, axis=1))) | (parts == 0)] = 0
+    met = crossings(runs)
+    if (np.abs(met - np.median(met)) <= 1).mean() < 0.5:  # printed lines are as many everywhere
         return np.zeros_like(mask)
     # Where a line is thicker, there is ink on it.
     return runs & ~cv2.morphologyEx(runs, cv2.MORPH_OPEN, np.ones((int(1.7 * thickness(runs)) + 2, 1), np.uint8))
-
-
-def ends_of(stats: Array) -> list[tuple[slice, slice]]:
-    """The first and the last twentieth of the columns of a component with OpenCV's statistics."""
-    left, top, width, height = (int(value) for value in stats[:4])
-    rows, length = slice(top, top + height), width // 20 + 1
-    return [(rows, slice(left, left + length)), (rows, slice(left + width - length, left + width))]
 
 
 def crossings(rows: Array) -> Array:
@@ -330,26 +306,16 @@ def apart(mask: Array, *, single: bool) -> list[Array]:
     closed = cv2.morphologyEx(np.pad(mask, length), cv2.MORPH_CLOSE, gaps)[length:-length, length:-length]
     _, parts, stats, _ = cv2.connectedComponentsWithStats(closed)
     large = 1 + np.flatnonzero(stats[1:, 2:4].max(axis=1) > 0.1 * length)  # the rest is dust
+    closed = np.isin(parts, large).astype(np.uint8)
     if single:
-        return [mask * np.isin(parts, large)]
-    found: list[tuple[list[int], list[int]]] = []  # parts that are above one another, and the box around them
-    for n in large[np.argsort(-stats[large, cv2.CC_STAT_AREA])]:
-        left, top, width, height = stats[n, :4]
-        right, bottom = left + width, top + height
-        for members, box in found:
-            common, gap = min(right, box[2]) - max(left, box[0]), max(top, box[1]) - min(bottom, box[3])
-            if common > 0.25 * min(width, box[2] - box[0]) and gap < 0.15 * length:
-                members.append(n)
-                box[:] = min(left, box[0]), min(top, box[1]), max(right, box[2]), max(bottom, box[3])
-                break
-        else:
-            found.append(([n], [left, top, right, bottom]))
-    whole = [
-        members for members, (left, top, right, bottom) in found if max(right - left, bottom - top) > 0.35 * length
-    ]
-    if len(whole) > MOST:
-        raise DataError(f"there are {len(whole)} things that may be digits; {MOST} at most are looked at")
-    masks = [mask * np.isin(parts, members) for members in whole]
+        return [mask * closed]
+    # What lies above one another is of one digit.
+    joined = cv2.dilate(closed, np.ones((int(0.15 * length) | 1, 1), np.uint8))
+    count, parts = cv2.connectedComponents(joined)
+    masks = [mask * closed * (parts == n) for n in range(1, count)]
+    masks = [part for part in masks if max(cv2.boundingRect(part)[2:]) > 0.35 * length]
+    if len(masks) > MOST:
+        raise DataError(f"there are {len(masks)} things that may be digits; {MOST} at most are looked at")
     if np.sum(masks) < 0.85 * mask.sum():
         raise DataError("there are strokes that make no digit")
     return masks
@@ -368,12 +334,10 @@ def as_mnist(ink: Array, mask: Array) -> Tensor:
     if right - left > WIDEST * (bottom - top):
         raise DataError("there is something wider than a digit; are there two that touch?")
     level = np.percentile(ink[mask > 0], 75)
-    if level < 2.4 * FAINT:
-        raise DataError(NO_INK)
     crop = np.s_[max(0, top - 2) : bottom + 2, max(0, left - 2) : right + 2]
     grey = (ink * cv2.dilate(mask, disc(3)))[crop] / level
     strokes = (np.pad(resized(np.pad(grey.clip(0, 1), 1), DETAIL), DETAIL // 4) > 0.5).astype(np.uint8)
-    if not strokes.any():
+    if level < 2.4 * FAINT or not strokes.any():
         raise DataError(NO_INK)
     outlines, (links,) = cv2.findContours(strokes, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     holes = sum(cv2.contourArea(outline) > 20 for outline, link in zip(outlines, links, strict=True) if link[3] >= 0)
@@ -394,10 +358,8 @@ def as_mnist(ink: Array, mask: Array) -> Tensor:
 def centred(digit: Array) -> Tensor:
     """`digit` (at most [28, 28], of 0 to 255) in the middle of uint8 [28, 28]."""
     canvas = np.zeros((SIDE, SIDE), np.uint8)
-    corner = [
-        min(max(round(CENTRE - centre), 0), SIDE - length)
-        for centre, length in zip(center_of_mass(digit), digit.shape, strict=True)
-    ]
-    (top, left), (height, width) = corner, digit.shape
+    height, width = digit.shape
+    top, left = (round(CENTRE - centre) for centre in center_of_mass(digit))
+    top, left = min(max(top, 0), SIDE - height), min(max(left, 0), SIDE - width)
     canvas[top : top + height, left : left + width] = np.rint(digit)
     return torch.from_numpy(canvas)
