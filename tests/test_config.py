@@ -101,6 +101,7 @@ def test_every_method_and_every_data_set_can_be_chosen_by_its_name():
         ("training.momentum=1", "training.momentum=1.0: must be at least 0 and below 1"),
         ("data.jitter=28", "data.jitter=28: must be below the images' smaller side, 28"),
         ("method=recurrent model.first_learning_iteration=9", "=9: must be at most model.iterations, 8"),
+        ("method=recurrent model.field=-1", "model.field=-1: must be odd, as it is the square around a location, and "),
         ("method=unsupervised training.batch_size=49999", "leave no batch of less than 2"),
         (f"{LOCAL} model.grids=[4,3]", "model.grids=[4, 3]: must give each of 3 layers one location less per side"),
         (f"{LOCAL} model.field=11", "model.field=11: squares of so many pixels cannot be spread evenly"),

@@ -186,11 +186,14 @@ def maps_of(shape: Map, hidden_dims: Sequence[int], field: int | None) -> list[M
 
 def check_field(shape: Map, hidden_dims: Sequence[int], field: int | None) -> None:
     """Raises ConfigError if there are no such `maps_of` these images."""
-    locations = shape.height * shape.width
-    if field is not None and (field % 2 == 0 or field > 2 * min(shape.height, shape.width)):
-        raise ConfigError(f"model.field={field}: must be odd, as it is the square around a location")
+    if field is None:
+        return
+    locations, widest = shape.height * shape.width, 2 * min(shape.height, shape.width)
+    if field % 2 == 0 or not 1 <= field <= widest:
+        rule = f"must be odd, as it is the square around a location, and from 1 to {widest}"
+        raise ConfigError(f"model.field={field}: {rule}")
     for dim in hidden_dims:
-        if field is not None and dim % locations:
+        if dim % locations:
             rule = f"with model.field, every width must be a multiple of the {locations} locations of an image"
             raise ConfigError(f"model.hidden_dims={list(hidden_dims)}: {rule}")
 
