@@ -121,13 +121,9 @@ class Connections(nn.Module):
 
     def forward(self, n: Tensor) -> Tensor:
         """W n ([B, seen.size] -> [B, own.size])."""
-        return self.product(self.gather(n))
-
-    def product(self, gathered: Tensor) -> Tensor:
-        """W n, of what `gather` returned."""
         if self.field is None:
-            return F.linear(gathered, self.matrix())
-        return self._as_map(torch.bmm(gathered, self.matrix().mT))
+            return F.linear(self.gather(n), self.matrix())
+        return self._as_map(torch.bmm(self.gather(n), self.matrix().mT))
 
     def back(self, dz: Tensor) -> Tensor:
         """W^T dz ([B, own.size] -> [B, seen.size], fp32): for back-propagation and adversarial images alone."""
@@ -179,9 +175,8 @@ def around(
 
 def maps_of(shape: Map, hidden_dims: Sequence[int], field: int | None) -> list[Map]:
     """The image and the hidden layers: mere vectors or, with a `field`, as many locations as the image has."""
-    if field is None:
-        return [shape, *(Map(1, 1, dim) for dim in hidden_dims)]
-    return [shape, *(Map(shape.height, shape.width, dim // (shape.height * shape.width)) for dim in hidden_dims)]
+    height, width = (1, 1) if field is None else shape[:2]
+    return [shape, *(Map(height, width, dim // (height * width)) for dim in hidden_dims)]
 
 
 def check_field(shape: Map, hidden_dims: Sequence[int], field: int | None) -> None:

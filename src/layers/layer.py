@@ -161,9 +161,7 @@ class FFLayer(ReLULayer):
         -dloss/dz, lambda * (mean over units of m - m) ([d_l]), after an update of the running means m with the mean
         activities of the positives ([d_l]); both only if the layer learns `of_positives` (1, else 0).
         """
-        self.mean_activity += (
-            of_positives * (1 - self.peer_momentum) * (mean_h - self.mean_activity)
-        )  # m <- 0.9 m + 0.1 mean(h)
+        self.mean_activity.lerp_(mean_h, of_positives * (1 - self.peer_momentum))  # m <- 0.9 m + 0.1 mean(h)
         return of_positives * self.peer_normalisation * (self.mean_activity.mean() - self.mean_activity)
 
 

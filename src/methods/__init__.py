@@ -27,7 +27,7 @@ class Published(NamedTuple):
     dataset: str = "mnist"
 
 
-PAPER, TOPOGRAPHIC = "Hinton's paper", {2: "2 x 3072, fields", 3: "3 x 3072, fields"}
+PAPER = "Hinton's paper"
 PUBLISHED = [  # the only place where these figures stand
     Published("backprop", "3.1", "backprop", PAPER, "a few layers", "about 20", {"one_pass": "about 1.4"}),
     Published("unsupervised", "3.2", "unsupervised", PAPER, "4 x 2000", "100", {"one_pass": "1.37"}),
@@ -44,7 +44,7 @@ PUBLISHED = [  # the only place where these figures stand
     Published("loewex", "3.3", "supervised", "loeweX's reimplementation", "3 x 1000", "100", {"one_pass": "1.45"}),
     Published("recurrent", "3.4", "recurrent", PAPER, "2 or 3 x 2000", "60", {"goodness": "1.31"}),
     *(
-        Published(f"cifar10_{what}_{layers}", "4", method, source, TOPOGRAPHIC[layers], "-", errors, "cifar10")
+        Published(f"cifar10_{what}_{layers}", "4", method, source, f"{layers} x 3072, fields", "-", errors, "cifar10")
         for what, method, source, layers, errors in [
             ("backprop", "backprop", PAPER, 2, {"one_pass": "37"}),
             ("backprop", "backprop", PAPER, 3, {"one_pass": "39"}),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from src.config import values
 from src.config.values import ConfigError, choices, number, one_of, widths
-from src.layers.connections import Connections, Map
+from src.layers.connections import Connections, Map, maps_of
 from src.layers.dropout import dropout_mask, dropped
 from src.layers.layer import FFLayer, LayerModel, activities, length_normalise, root_mean_square
 from src.layers.readout import Readout
@@ -90,7 +90,7 @@ class Net(AnyNet):
             )
         )
         self.readout = Readout(sum(model.hidden_dims[1:]), classes)
-        self.register_buffer("updates", torch.tensor(0))  # done so far
+        self.register_buffer("updates", torch.tensor(0))  # done so far, with training.sleep
 
     @property
     def first(self) -> FirstLayer:
@@ -142,7 +142,7 @@ class Net(AnyNet):
 
 def dense_stack(shape: Map, hidden_dims: list[int], weight_scale: str, **options) -> list[Connections]:
     """Dense connections of layers 1..L; "fan_in": W_l ~ N(0, 1 / d_{l-1}), "fan_out": W_l ~ N(0, 1 / d_l)."""
-    maps = [shape, *(Map(1, 1, dim) for dim in hidden_dims)]
+    maps = maps_of(shape, hidden_dims, field=None)
     fans = [(seen if weight_scale == "fan_in" else own).size for seen, own in pairwise(maps)]
     return [Connections(*ends, std=fan**-0.5, **options) for ends, fan in zip(pairwise(maps), fans, strict=True)]
 
@@ -181,9 +181,11 @@ def step(
     codes = one_hot(both, net.classes)
     if adversarial:
         pixels = moved(net.first, pixels, codes, adversarial)
-    asleep = net.updates // sleep % 2 if sleep else None
-    of = torch.stack([1 - asleep, asleep]) if sleep else None
-    net.updates += 1
+    of = None
+    if sleep:
+        asleep = net.updates // sleep % 2
+        of = torch.stack([1 - asleep, asleep])
+        net.updates += 1
     n, h = net.first.under(pixels, codes)
     learned = [net.first.learn([n], h, optimizer.momentum, of=of)]
     for layer in net.layers[1:]:
