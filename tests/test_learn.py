@@ -60,8 +60,8 @@ def new_case(kind: str, dtype: torch.dtype = torch.float32, **options) -> Simple
     if not recurrent:
         n = normalised(2 * PAIRS, seen.size)
         z = n @ matrix.T + layer.bias
-        activity = layer(n).detach()
-        return SimpleNamespace(layer=layer, z=[z], h=[z.relu()], seen=[n], activity=activity, how={})
+        activity = [layer(n).detach()]
+        return SimpleNamespace(layer=layer, z=[z], h=[z.relu()], activity=activity, how={"below": [n]})
     case = SimpleNamespace(layer=layer, z=[], h=[])
     image, belows, aboves = normalised(PAIRS, 12), [], []
     for _ in range(ITERATIONS):
@@ -72,9 +72,9 @@ def new_case(kind: str, dtype: torch.dtype = torch.float32, **options) -> Simple
         z = from_below + aboves[-1] @ above.weight.T + layer.bias
         case.z.append(z)
         case.h.append(0.3 * before + 0.7 * z.relu())
-    case.seen = [image if "image" in kind else torch.cat(belows), torch.cat(aboves)]
-    case.activity = torch.cat(case.h).detach()
-    case.how = {"iterations": ITERATIONS, "gate": torch.cat(case.z).detach() > 0, "dh_dz": 0.7}
+    case.activity = [h.detach() for h in case.h]
+    below, gates = image if "image" in kind else belows, [z.detach() > 0 for z in case.z]
+    case.how = {"below": below, "above": aboves, "gates": gates, "dh_dz": 0.7}
     return case
 
 
@@ -105,7 +105,7 @@ def learn(case: SimpleNamespace, share: float) -> tuple[tuple, list[torch.Tensor
     parameters = list(case.layer.parameters())
     before = [parameter.grad.clone() for parameter in parameters]
     with torch.no_grad():
-        results = case.layer.learn(case.seen, case.activity, 1 - share, **case.how)
+        results = case.layer.learn(case.activity, 1 - share, **case.how)
     return results, [p.grad - (1 - share) * g for p, g in zip(parameters, before, strict=True)]
 
 
@@ -151,9 +151,10 @@ def test_dead_units_are_revived_by_peer_normalisation_alone(kind, goodness, loss
     case = new_case(kind, goodness=goodness, loss=loss, peer_normalisation=peer_normalisation)
     case.layer.bias.data[3] = -100.0
     if kind.startswith("recurrent"):
-        case.how["gate"][:, 3] = False
+        for gate in case.how["gates"]:
+            gate[:, 3] = False
     else:
-        case.activity = case.layer(case.seen[0]).detach()
+        case.activity = [case.layer(case.how["below"][0]).detach()]
     _, added = learn(case, 0.3)
     m = case.layer.mean_activity
     of_bias = dict(zip(dict(case.layer.named_parameters()), added, strict=True))["bias"]

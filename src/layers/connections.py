@@ -64,6 +64,7 @@ class Connections(nn.Module):
     ):
         super().__init__()
         self.seen, self.own, self.field, self.padding, self.tile = seen, own, field, padding, tile
+        self.dtype = dtype
         if field is None:
             shape = [own.size, seen.size]
         else:
@@ -75,8 +76,7 @@ class Connections(nn.Module):
         if self.mask is not None:
             self.weight.data *= self.mask
         if padding:
-            self.weight.data *= self._gathered(torch.ones(1, seen.size)) != 0  # no weight beyond the border
-        self.dtype = dtype
+            self.weight.data *= self.gather(torch.ones(1, seen.size)) != 0  # no weight beyond the border
         self.register_buffer("rounded", None if dtype == torch.float32 else self.weight.to(dtype), persistent=False)
         self.rounded_at: int | None = None  # which version of the weight `rounded` is of
 
@@ -103,20 +103,21 @@ class Connections(nn.Module):
             if not torch.compiler.is_compiling():
                 self.rounded_at = self.weight._version
 
-    def gather(self, n: Tensor) -> Tensor:
-        """What is multiplied ([B, seen.size] -> itself or, of fields, [tiles, B, inputs]), in the dtype of products."""
-        n = n.to(self.dtype)
-        return n if self.field is None else self._gathered(n)
-
-    def _gathered(self, n: Tensor) -> Tensor:
-        n = n.unflatten(1, self.seen)
-        if self.padding:
-            n = F.pad(n, (0, 0, *[self.padding] * 4))
-        squares = n.unfold(1, self.window, self.step).unfold(2, self.window, self.step)
-        squares = squares.permute(1, 2, 0, 4, 5, 3)  # [tiles down, tiles across, B, window, window, channels]
-        gathered = squares.new_empty(squares.shape)
-        for part, its_squares in zip(gathered.split(CACHED, dim=2), squares.split(CACHED, dim=2), strict=True):
-            part.copy_(its_squares)
+    def gather(self, *parts: Tensor) -> Tensor:
+        """What is multiplied, in the dtype of products ([B, seen.size], in parts -> the same or, of fields,
+        [tiles, B, inputs]).
+        """
+        parts = [n.to(self.dtype) for n in parts]
+        if self.field is None:
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        parts = [part for n in parts for part in n.split(CACHED)]
+        down, across = self.own.height // self.tile, self.own.width // self.tile
+        square = (self.window, self.window, self.seen.channels)
+        gathered = parts[0].new_empty(down, across, sum(map(len, parts)), *square)
+        for into, n in zip(gathered.split([len(n) for n in parts], dim=2), parts, strict=True):
+            n = F.pad(n.unflatten(1, self.seen), (0, 0, *[self.padding] * 4))
+            squares = n.unfold(1, self.window, self.step).unfold(2, self.window, self.step)
+            into.copy_(squares.permute(1, 2, 0, 4, 5, 3))
         return gathered.flatten(3).flatten(0, 1)
 
     def forward(self, n: Tensor) -> Tensor:
@@ -136,14 +137,16 @@ class Connections(nn.Module):
         inside = slice(self.padding, -self.padding or None)
         return dn[:, inside, inside].flatten(1)
 
-    def smooth(self, dz: Tensor, n: Tensor, momentum: float) -> None:
+    def smooth(self, dz: Sequence[Tensor], n: Sequence[Tensor], momentum: float) -> None:
         """Adds a gradient to the momentum buffer: g <- momentum g + (1 - momentum) dz^T n, g = `weight.grad`.
 
-        dz, n: of N samples ([N, own.size], [N, seen.size]).
+        dz, n: of N samples, in parts (each [., own.size], [., seen.size]).
         """
-        if self.field is not None:
-            dz = self._by_tile(dz.to(self.dtype)).contiguous()  # as a batched product of a strided operand is slow
-        smooth_outer(self.weight.grad, dz, self.gather(n), momentum, self.dtype)
+        if self.field is None:
+            dz = dz[0] if len(dz) == 1 else torch.cat(list(dz))
+        else:  # `cat` makes it contiguous: a batched product of a strided operand is slow
+            dz = torch.cat([self._by_tile(part.to(self.dtype)) for part in dz], dim=1)
+        smooth_outer(self.weight.grad, dz, self.gather(*n), momentum, self.dtype)
         if self.mask is not None:
             self.weight.grad.mul_(self.mask)
 

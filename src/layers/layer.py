@@ -98,12 +98,12 @@ class FFLayer(ReLULayer):
 
     def learn(
         self,
-        seen: Sequence[Tensor],
-        h: Tensor,
+        h: Sequence[Tensor],
         momentum: float,
         *,
-        iterations: int = 1,
-        gate: Tensor | None = None,
+        below: Sequence[Tensor] | Tensor,
+        above: Sequence[Tensor] | Tensor | None = None,
+        gates: Sequence[Tensor] | None = None,
         dh_dz: float = 1.0,
         of: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -112,36 +112,46 @@ class FFLayer(ReLULayer):
         This is all of Forward-Forward learning: nothing of it comes from another layer, so nothing is propagated back.
 
         Args:
-            seen: n of the layer below and, if there are connections from above, n of that ([N, d_{l-1}], [N, d_{l+1}]);
-                fewer rows, if what they hold is seen again and again.
-            h: activities of B positives and, below them, B negatives; in a recurrent net those of the iterations below
-                one another, N = 2 B iterations ([N, d_l]). The loss is the mean over the iterations.
-            gate: 1[z > 0] ([N, d_l]), where that is not 1[h > 0]; dh_dz: the slope of h where it is 1.
+            h: activities of B positives and, below them, B negatives, at each iteration ([2B, d_l]); of a net that is
+                not recurrent, there is one. The loss is the mean over the iterations.
+            below, above: n of the layer below and, if there are connections from it, of the layer above, at each
+                iteration ([2B, d_{l-1}], [2B, d_{l+1}]); or one for all, if it is held. Of the image, B rows are enough.
+            gates: 1[z > 0] ([2B, d_l]), where that is not 1[h > 0]; dh_dz: the slope of h where it is 1.
             of: whether it learns of the positives and of the negatives (each 1 or 0, [2]), if not of both (section 5).
 
         Returns:
             the loss of each pair ([B]) and the goodness of each sample ([2B]), means over the iterations.
         """
-        B = len(h) // (2 * iterations)
-        G = self.goodness(h).unflatten(0, (iterations, 2, B))
-        positive, negative = G.unbind(1)
-        loss = self.loss(positive, negative, theta=self.theta, temperature=self.temperature)
-        dloss_dG = torch.stack(self.loss_slope(positive, negative), dim=1) * (dh_dz / (iterations * B))  # [T, 2, B]
-        dloss_dG = (dloss_dG if of is None else dloss_dG * of[:, None]).flatten()
+        B = len(h[0]) // 2
+        loss, goodness, dz, which = [], [], [], []
+        for h_now, gate in zip(h, gates or [None] * len(h), strict=True):
+            G = self.goodness(h_now)
+            positive, negative = G.chunk(2)
+            loss.append(self.loss(positive, negative, theta=self.theta, temperature=self.temperature))
+            goodness.append(G)
+            dloss_dG = torch.stack(self.loss_slope(positive, negative)) * (dh_dz / (len(h) * B))  # [2, B]
+            dloss_dG = (dloss_dG if of is None else dloss_dG * of[:, None]).flatten()
 
-        rows = rows_that_matter(dloss_dG)
-        h_of_rows = select(h, rows)
-        gate = h_of_rows > 0 if gate is None else select(gate, rows)
-        dz = (select(dloss_dG, rows)[:, None] * self.slope(h_of_rows)).mul_(gate)  # dloss/dz = dloss/dG dG/dh dh/dz
+            rows = rows_that_matter(dloss_dG)
+            h_of_rows = select(h_now, rows)
+            gate = h_of_rows > 0 if gate is None else select(gate, rows)
+            # dloss/dz = dloss/dG dG/dh dh/dz
+            dz.append((select(dloss_dG, rows)[:, None] * self.slope(h_of_rows)).mul_(gate))
+            which.append(rows)
         # Peer normalisation is one row more, the mean of the positives: its derivative is the same for all of them, and
         # the ReLU does not gate it, so that it revives units that never fire.
         pull = -self.peer_pull(mean_of_positives(h, B), 1 if of is None else of[0])
-        self.bias.grad.lerp_(dz.sum(dim=0).add_(pull), 1 - momentum)
-        for connections, n in zip(filter(None, (self.below, self.above)), seen, strict=True):
-            d, of_rows = per_row_seen(dz, n, rows, len(h))
-            n = torch.cat([of_rows, mean_of_positives(n, B)[None].to(n.dtype)])
-            connections.smooth(torch.cat([d, pull[None]]), n, momentum)
-        return loss.mean(dim=0), G.mean(dim=0).flatten()
+        self.bias.grad.lerp_(sum(each.sum(dim=0) for each in dz).add_(pull), 1 - momentum)
+        for connections, n in ((self.below, below), (self.above, above)):
+            if connections is not None:
+                held = isinstance(n, Tensor)
+                mean_n = mean_of_positives([n] if held else n, B)
+                if held:
+                    d, n = [added_up(dz, which, len(n))], [n]
+                else:
+                    d, n = dz, [select(each, rows) for each, rows in zip(n, which, strict=True)]
+                connections.smooth([*d, pull[None]], [*n, mean_n[None].to(n[0].dtype)], momentum)
+        return torch.stack(loss).mean(dim=0), torch.stack(goodness).mean(dim=0)
 
     def loss_slope(self, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
         """dloss/dG of the positives and of the negatives (each [..., B])."""
@@ -165,22 +175,23 @@ class FFLayer(ReLULayer):
         return of_positives * self.peer_normalisation * (self.mean_activity.mean() - self.mean_activity)
 
 
-def mean_of_positives(x: Tensor, B: int) -> Tensor:
-    """Of rows that are B positives, B negatives, B positives .. ([N, d] -> [d], fp32)."""
-    return x.unflatten(0, (-1, B))[::2].mean(dim=(0, 1), dtype=torch.float32)
+def mean_of_positives(x: Sequence[Tensor], B: int) -> Tensor:
+    """Of x at each iteration, which begins with B positives (each [., d] -> [d], fp32)."""
+    return torch.stack([now[:B].mean(dim=0, dtype=torch.float32) for now in x]).mean(dim=0)
 
 
-def per_row_seen(dz: Tensor, n: Tensor, rows: Tensor | None, samples: int) -> tuple[Tensor, Tensor]:
-    """dz of `rows` of the samples and what each of them sees, of n ([., d_l], [., d]).
+def added_up(dz: Sequence[Tensor], which: Sequence[Tensor | None], held: int) -> Tensor:
+    """dz of `which` rows at each iteration (all for None), added up over those that see the same of the `held` rows.
 
-    Where n has fewer rows than there are samples (the image, at all iterations), dz is added up over those that see the
-    same one: one product with n instead of many.
+    One product with what is held, instead of one for each iteration ([., d_l] -> [held, d_l]).
     """
-    if len(n) == samples:
-        return dz, select(n, rows)
-    if rows is None:  # index_add_ would add them up in another order each time on a GPU
-        return dz.unflatten(0, (-1, len(n))).sum(dim=0), n
-    return dz.new_zeros(len(n), dz.shape[1]).index_add_(0, rows % len(n), dz), n
+    total = dz[0].new_zeros(held, dz[0].shape[1])
+    for d, rows in zip(dz, which, strict=True):
+        if rows is None:  # index_add_ would add them up in another order each time on a GPU
+            total += d.unflatten(0, (-1, held)).sum(dim=0)
+        else:
+            total.index_add_(0, rows % held, d)
+    return total
 
 
 def activities(layers: Sequence[FFLayer], x: Tensor) -> list[Tensor]:

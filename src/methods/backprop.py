@@ -118,7 +118,7 @@ def step(
     for index, layer in reversed(list(enumerate(net.layers))):
         dz = dh * (all_h[index + 1] > 0) * scale
         layer.bias.grad.lerp_(dz.sum(dim=0), 1 - optimizer.momentum)
-        layer.below.smooth(dz, all_h[index], optimizer.momentum)
+        layer.below.smooth([dz], [all_h[index]], optimizer.momentum)
         if index > 0:
             dh = layer.below.back(dz)
     descend(optimizer)

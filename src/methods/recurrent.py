@@ -191,13 +191,13 @@ def step(
 
     # Positives and, below them, negatives start from its states, and settle.
     learning = list(net.settle(images, both, [h.repeat(2, 1) for h in states]))[net.first_learning_iteration - 1 :]
-    n = [torch.cat(over_time) for over_time in zip(*(now.n[1:-1] for now in learning), strict=True)]
-    n = [learning[0].n[0], *n, learning[0].n[-1]]  # image and label are the same at all iterations
+    image, *n, label = zip(*(now.n for now in learning), strict=True)
+    n = [image[0], *n, label[0]]  # which are held
     learned = []
     for index, layer in enumerate(net.layers):
-        h = torch.cat([now.h[index] for now in learning])
-        gate = torch.cat([now.drive[index] > 0 for now in learning])
-        how = {"iterations": len(learning), "gate": gate, "dh_dz": 1 - net.damping}
-        learned.append(layer.learn([n[index], n[index + 2]], h, optimizer.momentum, **how))
+        h = [now.h[index] for now in learning]
+        gates = [now.drive[index] > 0 for now in learning]
+        how = {"below": n[index], "above": n[index + 2], "gates": gates, "dh_dz": 1 - net.damping}
+        learned.append(layer.learn(h, optimizer.momentum, **how))
     descend(optimizer)
     return step_figures(learned, readout_loss)

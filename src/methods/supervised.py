@@ -187,11 +187,11 @@ def step(
         of = torch.stack([1 - asleep, asleep])
         net.updates += 1
     n, h = net.first.under(pixels, codes)
-    learned = [net.first.learn([n], h, optimizer.momentum, of=of)]
+    learned = [net.first.learn([h], optimizer.momentum, below=[n], of=of)]
     for layer in net.layers[1:]:
         n = length_normalise(h)  # what is handed on is numbers: no gradient of this layer reaches the one below
         h = layer(n)
-        learned.append(layer.learn([n], h, optimizer.momentum, of=of))
+        learned.append(layer.learn([h], optimizer.momentum, below=[n], of=of))
     descend(optimizer)
     return step_figures(learned, readout_loss)
 

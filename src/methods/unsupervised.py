@@ -151,7 +151,7 @@ def step(net: Net, optimizer: SGD, images: Tensor, negatives: Tensor, labels: Te
     n, learned, positives = length_normalise(torch.cat([images, negatives])), [], []
     for layer in net.layers:
         h = layer(n)
-        learned.append(layer.learn([n], h, optimizer.momentum))
+        learned.append(layer.learn([h], optimizer.momentum, below=[n]))
         n = length_normalise(h)  # what is handed on is numbers: no gradient of the layer above reaches this one
         positives.append(n[: len(images)])
     readout_loss = net.learn_readouts(positives, labels, optimizer.momentum)
