@@ -25,7 +25,7 @@ from src.config.loading import load_saved
 from src.config.values import SIDE, Config
 from src.datasets.batches import Examples
 from src.datasets.idx import DataError
-from src.datasets.photographs import digits
+from src.own_digits.finding import digits
 from src.datasets.table import load_test
 from src.evaluate import load_trained
 from src.training.validation import scores_for
