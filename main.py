@@ -1,7 +1,7 @@
 """Trains and tests a Forward-Forward net: `python -m main key=value`; `python -m main --cfg job` lists the keys."""
 
 import os
-import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -9,9 +9,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.config.errors import one_line_errors
-from src.config.folders import run_folder
-from src.config.loading import check_arguments, register_schemas
-from src.config.sweep import job, load_job
+from src.config.launch import job, load_job
+from src.config.loading import register_schemas
 from src.experiment import run
 from src.results.tables import result_table
 
@@ -22,13 +21,13 @@ def main(values: DictConfig) -> None:
     # Around a single run too, as Hydra adds a line of its own to an error that leaves this function.
     with job() if settings.mode == RunMode.MULTIRUN else one_line_errors():
         os.chdir(settings.runtime.cwd)  # hydra.job.chdir=true or not, paths are as they were typed
-        folder = run_folder(values.resume or settings.runtime.output_dir)
+        folder = Path(values.resume or settings.runtime.output_dir).expanduser()
         config, resume = load_job(values, settings.overrides.task, folder)
         print(result_table(run(config, folder, resume=resume)))
 
 
 if __name__ == "__main__":
     with one_line_errors():
-        check_arguments(sys.argv[1:])
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra would print its errors at length and not hand them on
         register_schemas()
         main()

@@ -1,7 +1,6 @@
 """What Forward-Forward costs or gains against back-propagation as a net gets deeper: error, time and memory.
 
-    python -m benchmarks.depth results/depth.json [OVERRIDE...]   measures what is missing in the file
-    python -m benchmarks.depth results/depth.json --show          prints its table
+    python -m benchmarks.depth FILE.json [OVERRIDE...]   measures what is missing in the file, and prints its table
 
 Both train on the same images for as many epochs (`RUNS`), on the CPU. Each run is a process of its own, for its memory.
 """
@@ -17,44 +16,35 @@ from statistics import median
 from typing import Any
 
 from src.config.errors import one_line_errors
-from src.config.loading import composed
-from src.results.statistics import summarise
 from src.results.tables import markdown, ranges, with_spread
-from src.training.device import describe, resolve_precision, use
-from src.training.log import REPOSITORY, read_json, read_result, write_json
+from src.training.device import describe, use
+from src.training.log import REPOSITORY, read_json, write_json
 
 RUNS = {
     "Forward-Forward": ["experiment=quick"],
     "back-propagation": ["experiment=backprop", "data.validation_images=10000", "training.epochs=10"],
 }
-WIDTH = 1000
 KEPT = ("test_error_goodness", "test_error_one_pass", "seconds_per_epoch", "epochs", "train_images", "precision",
         "hardware", "commit")  # fmt: skip
 
 
-def peak_resident_gb(arguments: list[str]) -> float:
-    """The most memory that `python -m main ARGUMENT...` has had at a time, in GB.
-
-    Raises:
-        SystemExit: it failed.
-    """
-    process = subprocess.Popen([sys.executable, "-m", "main", *arguments], cwd=REPOSITORY, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"error: python -m main {' '.join(arguments)} ended with status {process.returncode}")
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
-
-
 def measure(method: str, depth: int, seed: int, overrides: list[str]) -> dict[str, Any]:
-    """One run's test errors (%), seconds and memory."""
+    """One run's test errors (%), seconds, and the most memory (GB) that it has had at a time."""
     with tempfile.TemporaryDirectory() as folder:
-        own = [f"model.hidden_dims={[WIDTH] * depth}".replace(" ", ""), f"seed={seed}", f"hydra.run.dir={folder}/run"]
-        common = ["device=cpu", "evaluation.every=0", "logging.pictures=false"]
-        peak = peak_resident_gb([*RUNS[method], *common, *own, *overrides])
-        result = read_result(Path(folder) / "run")
-    kept = {key: result[key] for key in KEPT if key in result}
-    return {"method": method, "depth": depth, "seed": seed, "overrides": overrides, "peak_resident_gb": peak} | kept
+        arguments = [
+            *RUNS[method], f"model.hidden_dims={[1000] * depth}", f"seed={seed}", "device=cpu", "evaluation.every=0",
+            "logging.pictures=false", f"hydra.run.dir={folder}/run", *overrides,
+        ]  # fmt: skip
+        command = [sys.executable, "-m", "main", *arguments]
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            sys.exit(f"error: {method}, {depth} layers, seed {seed}: status {process.returncode}")
+        result = read_json(Path(folder) / "run" / "result.json")
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+    row = {"method": method, "depth": depth, "seed": seed, "overrides": overrides, "peak_resident_gb": peak}
+    return row | {key: result[key] for key in KEPT if key in result}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -63,10 +53,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for depth, method in product(sorted({row["depth"] for row in rows}), RUNS):
         of_net = [row for row in rows if (row["depth"], row["method"]) == (depth, method)]
         if of_net:
-            errors = [
-                with_spread(summarise([row[key] for row in of_net]) if key in of_net[0] else None)
-                for key in ("test_error_goodness", "test_error_one_pass")
-            ]
+            errors = [with_spread([row[key] for row in of_net if key in row]) for key in KEPT[:2]]
             seconds, peak = (median(row[key] for row in of_net) for key in ("seconds_per_epoch", "peak_resident_gb"))
             seeds = ranges(sorted(row["seed"] for row in of_net))
             lines.append([str(depth), method, seeds, *errors, f"{seconds:.1f} s", f"{peak:.2f} GB"])
@@ -78,21 +65,20 @@ def main() -> None:
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="values that both methods get")
     parser.add_argument("--depths", type=int, nargs="+", default=[2, 4, 8], metavar="L")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], metavar="SEED")
-    parser.add_argument("--show", action="store_true", help="print the table of what was measured before")
-    arguments = parser.parse_args()
-    rows = read_json(arguments.file) if arguments.show or arguments.file.exists() else []
-    if any(row["overrides"] != arguments.overrides for row in rows) and not arguments.show:
-        sys.exit(f"error: {arguments.file} was measured with other overrides; name another file")
-    cpu, asked = use("cpu"), composed(*arguments.overrides).precision
-    here = {"hardware": describe(cpu), "precision": resolve_precision(asked, cpu)}
-    if any(row[key] != value for row in rows for key, value in here.items()) and not arguments.show:
-        sys.exit(f"error: {arguments.file} was measured on other hardware, threads or precision; name another file")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], metavar="SEED")
+    arguments = parser.parse_intermixed_args()
+    rows = read_json(arguments.file) if arguments.file.exists() else []
     arguments.file.parent.mkdir(parents=True, exist_ok=True)
-    for seed, depth, method in product([] if arguments.show else arguments.seeds, arguments.depths, RUNS):
-        if not any((row["seed"], row["depth"], row["method"]) == (seed, depth, method) for row in rows):
-            rows.append(measure(method, depth, seed, arguments.overrides))
-            write_json(arguments.file, rows)
+    here = (describe(use("cpu")), arguments.overrides)
+    done = {(row["seed"], row["depth"], row["method"]) for row in rows}
+    for run in product(arguments.seeds, arguments.depths, RUNS):
+        if run in done:
+            continue
+        if any((row["hardware"], row["overrides"]) != here for row in rows):
+            sys.exit(f"error: {arguments.file} was measured on other hardware or with other values; name another file")
+        seed, depth, method = run
+        rows.append(measure(method, depth, seed, arguments.overrides))
+        write_json(arguments.file, rows)
     print(table(rows))
 
 

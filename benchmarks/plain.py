@@ -4,6 +4,7 @@ A data set writes the labels into one image at a time, a data loader stacks them
 all layers' losses in fp32. Negatives are uniform.
 """
 
+import os
 import time
 from itertools import pairwise
 
@@ -14,6 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from src.datasets.batches import Examples
 from src.training.device import synchronise
+
+WARM_UP = 3  # batches that do not count
 
 
 class LabelledImages(Dataset):
@@ -26,23 +29,24 @@ class LabelledImages(Dataset):
         return len(self.examples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        classes = self.examples.classes
         image = self.examples.images[index].float() / 255
         label = self.examples.labels[index]
-        wrong = (label + torch.randint(1, 10, ())) % 10
+        wrong = (label + torch.randint(1, classes, ())) % classes
         positive, negative, neutral = image.clone(), image.clone(), image.clone()
-        positive[:10] = F.one_hot(label, 10).float()
-        negative[:10] = F.one_hot(wrong, 10).float()
-        neutral[:10] = 0.1
+        positive[:classes] = F.one_hot(label, classes).float()
+        negative[:classes] = F.one_hot(wrong, classes).float()
+        neutral[:classes] = 1 / classes
         return positive, negative, neutral, label
 
 
 class PlainNet(nn.Module):
-    """Layers and read-out of the same sizes."""
+    """Layers of these sizes, the image's first, and a read-out."""
 
-    def __init__(self, dims: list[int]):
+    def __init__(self, dims: list[int], classes: int):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
-        self.readout = nn.Linear(sum(dims[2:]), 10, bias=False)
+        self.readout = nn.Linear(sum(dims[2:]), classes, bias=False)
 
     @staticmethod
     def normalise(x: Tensor) -> Tensor:
@@ -62,22 +66,24 @@ class PlainNet(nn.Module):
         return total + F.cross_entropy(self.readout(torch.cat(features[1:], dim=1)), labels)
 
 
-def seconds_per_image(
-    examples: Examples, dims: list[int], *, batch_size: int, images: int, workers: int, device: torch.device
-) -> float:
-    """Of training on `images` examples, after a few batches that do not count."""
-    model = PlainNet(dims).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=3e-4)
-    loader = DataLoader(LabelledImages(examples), batch_size=batch_size, shuffle=True, num_workers=workers)
-    warm_up, count = 3, images // batch_size
-    for index, batch in enumerate(loader):
-        if index == warm_up:
-            synchronise(device)
-            started = time.perf_counter()
-        optimizer.zero_grad()
-        model.loss(*(part.to(device) for part in batch)).backward()
-        optimizer.step()
-        if index == warm_up + count - 1:
-            break
-    synchronise(device)
-    return (time.perf_counter() - started) / (count * batch_size)
+def seconds_per_image(examples: Examples, hidden_dims: list[int], batch_size: int) -> dict[str, float]:
+    """Of training on the device of `examples`, without loader processes and with one for each core, up to eight."""
+    device = examples.labels.device
+    seconds = {}
+    for workers in (0, min(8, os.cpu_count() or 1)):
+        net = PlainNet([examples.shape.size, *hidden_dims], examples.classes).to(device)
+        optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, weight_decay=3e-4)
+        images = LabelledImages(examples.to("cpu"))
+        loader = DataLoader(images, batch_size=batch_size, shuffle=True, drop_last=True, num_workers=workers)
+        for index, batch in enumerate(loader):
+            if index == WARM_UP:
+                synchronise(device)
+                started = time.perf_counter()
+            optimizer.zero_grad()
+            net.loss(*(part.to(device) for part in batch)).backward()
+            optimizer.step()
+        synchronise(device)
+        seconds[f"{workers} loader processes"] = (time.perf_counter() - started) / (
+            (len(loader) - WARM_UP) * batch_size
+        )
+    return seconds

@@ -17,12 +17,10 @@ from matplotlib.patches import FancyBboxPatch
 from torch import Tensor
 
 from src.config.loading import composed, load
-from src.config.values import SIDE
 from src.datasets import table
 from src.datasets.batches import to_unit
-from src.experiment import new_net, phases_of
-from src.methods import supervised
-from src.negatives.codes import NUM_CLASSES, embed, neutral, one_hot
+from src.experiment import new_net
+from src.negatives.codes import embed, neutral, one_hot
 from src.negatives.wrong_labels import hard
 from src.training.epochs import train_epochs
 
@@ -45,12 +43,12 @@ def example(root: str) -> tuple[Tensor, int, int, Tensor]:
     images, _, _ = table.load("mnist", root, "cpu", validation_images=0)
     torch.set_num_threads(1)
     config = load(composed("model.hidden_dims=[200,200,200]", "training.epochs=1", "precision=fp32", "device=cpu"))
-    net = new_net(config)
+    net = new_net(config, images.shape, images.classes)
     generator = torch.Generator().manual_seed(0)
-    phases = phases_of(config, net)
+    phases = net.phases(config.training)
     list(train_epochs(phases, images[:20_000], batch_size=100, max_shift=0, generator=generator))
     image, label = to_unit(images.images[[DIGIT]]), images.labels[[DIGIT]]
-    logits = supervised.scores(net, image)["one_pass"]
+    logits = net.scores(image)["one_pass"]
     noise = torch.empty_like(logits).exponential_(generator=generator)
     return image, label.item(), hard(logits, label, noise).item(), logits
 
@@ -103,16 +101,16 @@ def draw_input(name: str, note: str, image: Tensor) -> None:
     text(9, top + 8, f"{name} pass", ha="left", weight="bold", color=COLOURS[name])
     text(133, LANES[name] - 19, note)
     shades = {"cmap": "gray_r", "vmin": 0, "vmax": 1, "aspect": "auto", "interpolation": "nearest"}
-    plt.imshow(image.view(SIDE, SIDE), extent=(9, 9 + size, top + 39 + size, top + 39), **shades)
-    plt.imshow(image[:, :NUM_CLASSES], extent=(9, 149, top + 33, top + 18), **shades)
+    plt.imshow(image.view(28, 28), extent=(9, 9 + size, top + 39 + size, top + 39), **shades)
+    plt.imshow(image[:, :10], extent=(9, 149, top + 33, top + 18), **shades)
     frame = {"fill": False, "ec": "#888888", "lw": 0.8}
     plt.gca().add_patch(plt.Rectangle((9, top + 39), size, size, **frame))
-    for k, value in enumerate(image[0, :NUM_CLASSES]):
+    for k, value in enumerate(image[0, :10]):
         plt.gca().add_patch(plt.Rectangle((9 + cell * k, top + 18), cell, 15, **frame))
         ink = "white" if value > 0.5 else NEUTRAL
         text(16 + cell * k, top + 26, str(k), va="center_baseline", color=ink)
     line([(9, top + 33), (9, top + 39)], "#888888", 0.8)
-    line([(149, top + 33), (9 + size * NUM_CLASSES / SIDE, top + 39)], "#888888", 0.8)
+    line([(149, top + 33), (9 + size * 10 / 28, top + 39)], "#888888", 0.8)
 
 
 def draw_layer(number: int, x: float) -> None:
@@ -190,9 +188,9 @@ def main(root: str = "datasets") -> None:
     image, label, wrong, logits = example(root)
     figure = plt.figure(figsize=(WIDTH / 96, HEIGHT / 96), facecolor="white")
     figure.add_axes((0, 0, 1, 1)).axis("off")
-    draw_input("neutral", "ten pixels\nof 0.1", embed(image, neutral(image)))
-    draw_input("positive", f"true\nlabel {label}", embed(image, one_hot(torch.tensor([label]))))
-    draw_input("negative", f"wrong\nlabel {wrong}", embed(image, one_hot(torch.tensor([wrong]))))
+    draw_input("neutral", "ten pixels\nof 0.1", embed(image, neutral(image, 10)))
+    draw_input("positive", f"true\nlabel {label}", embed(image, one_hot(torch.tensor([label]), 10)))
+    draw_input("negative", f"wrong\nlabel {wrong}", embed(image, one_hot(torch.tensor([wrong]), 10)))
     for number, x in enumerate(LAYERS, start=1):
         draw_layer(number, x)
     draw_passes()

@@ -20,30 +20,29 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
-from torch import Tensor, nn
+from torch import Tensor
 
 if not __package__:  # as in `python src/demo.py`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from src import methods
-from src.classify_image import columns, headlines, source
+from src.classify_image import columns, headlines, net_for_digits, source
 from src.config.errors import one_line_errors
 from src.config.loading import load_saved
 from src.config.values import Config, ConfigError
 from src.datasets.idx import DataError
-from src.datasets.photographs import Digit, coloured, digits, read
-from src.evaluate import load_trained
-from src.negatives.codes import NUM_CLASSES
+from src.methods.net import Net
+from src.own_digits.finding import Digit, coloured, digits, read
 from src.pictures.figures import POSITIVE
+from src.pictures.methods import draw_settling
 from src.results.tables import net_name
-from src.training.log import HEADLINES, REPOSITORY, read_result
+from src.training.log import HEADLINES, REPOSITORY, read_json
 from src.training.validation import scores_for
 
 if TYPE_CHECKING:
     import gradio
 
 KEPT = REPOSITORY / "results" / "minute" / "seed0"
-PARTS = REPOSITORY / "src" / "pictures"  # page.css and drawing.js
+PARTS = REPOSITORY / "src" / "own_digits"  # page.css and drawing.js
 EMPTY = "Draw a digit, or drop a photograph of one. What the net makes of it is shown here."
 GOODNESS = "G<sub>l</sub>: goodness of layer l under each label; bars begin at the lowest"
 
@@ -67,7 +66,7 @@ def about(config: Config, folder: Path) -> str:
     """Which net it is, and how often it errs."""
     net = f"<b>{escape(config.name)}, seed {config.seed}</b>: {net_name(config.model.hidden_dims)}, {config.method}"
     try:
-        result = read_result(folder)
+        result = read_json(folder / "result.json")
     except (OSError, ValueError):
         result = {}
     errors = {how: result.get(f"test_error_{rule}") for rule, how in HEADLINES.items()}
@@ -114,7 +113,7 @@ def bars(scores: dict[str, Tensor]) -> str:
 
     The bars of a goodness begin at the lowest of the ten labels', which differ little; those of a probability at 0.
     """
-    head, cells = ["<th>label</th>"], [[f"<th>{label}</th>"] for label in range(NUM_CLASSES)]
+    head, cells = ["<th>label</th>"], [[f"<th>{label}</th>"] for label in range(10)]
     for name, values in columns(scores).items():
         percent = name == source("one_pass", scores)
         lowest, highest = (0.0, 100.0) if percent else (values.min().item(), values.max().item())
@@ -138,17 +137,17 @@ def boxed(image: Image.Image, found: list[Digit]) -> str:
     return embedded(image, "photograph")
 
 
-def answer(config: Config, net: nn.Module, given: Image.Image | Path) -> str:
+def answer(net: Net, given: Image.Image | Path) -> str:
     """What the net says of each digit in a drawing or a file. Raises DataError as `digits_in`."""
     image, found = digits_in(given)
-    method, images = methods.named(config.method), torch.stack([digit.pixels for digit in found]).flatten(1)
-    scores = scores_for(method.scores, net, images, config.evaluation.batch_size)
+    images = torch.stack([digit.pixels for digit in found]).flatten(1)
+    scores = scores_for(net, images, batch_size=100)
     parts = [boxed(image, found)] if isinstance(given, Path) else []
     for number, digit in enumerate(found):
         of_digit = {rule: of_images[number] for rule, of_images in scores.items()}
         pixels = embedded(Image.fromarray(digit.pixels.numpy()), "pixels")
         seen = f"<div>the net gets{pixels}<small>28 x 28</small></div>"
-        settling = drawn(method.draw_settling(net, images[number])) if hasattr(method, "draw_settling") else ""
+        settling = drawn(draw_settling(net, images[number])) if hasattr(net, "goodness_over_time") else ""
         chosen = f"<div class='verdict'>{seen}{verdict(of_digit)}</div>"
         parts.append(f"<section>{chosen}{bars(of_digit)}{settling}</section>")
     return "".join(parts)
@@ -168,21 +167,21 @@ def page(folder: Path) -> "gradio.Blocks":
         import gradio
     except ImportError as error:
         raise ConfigError(f"the page needs Gradio: pip install -r requirements-demo.txt ({error})") from error
-    config, net = load_saved(folder), load_trained(folder, device="cpu")  # an image at a time needs no GPU
+    config, net = load_saved(folder), net_for_digits(folder)
 
     def of_drawing(url: str) -> str:
         image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("L")
         if image.getextrema() == (255, 255):
             return line(EMPTY)
         try:
-            return answer(config, net, image)
+            return answer(net, image)
         except DataError as error:
             return line(str(error))
 
     def of_file(name: str) -> tuple[str, None]:
         """The answer, and an empty field for the next file."""
         try:
-            return answer(config, net, Path(name)), None
+            return answer(net, Path(name)), None
         except DataError as error:
             return line(str(error).replace(name, Path(name).name)), None
 

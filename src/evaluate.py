@@ -7,69 +7,68 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 if not __package__:  # as in `python src/evaluate.py`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from src import methods
 from src.config.errors import one_line_errors
 from src.config.loading import load_saved
 from src.config.values import ConfigError
 from src.datasets.batches import Examples
 from src.datasets.table import load_test
 from src.experiment import new_net, resuming
+from src.layers.connections import Map
+from src.methods.net import Net
 from src.results.tables import errors_table
-from src.training.checkpoint import CheckpointError, load_model
+from src.training.checkpoint import loaded
 from src.training.device import resolve_precision, use
-from src.training.log import read_result
+from src.training.log import read_json
 from src.training.validation import count_errors, scores_for
 
 
-def load_trained(folder: Path, device: str = "auto") -> nn.Module:
+def load_trained(folder: Path | str, device: str = "auto") -> Net:
     """The net of the finished run in `folder`, on a device that may be another than the run's.
 
-    Raises:
-        ConfigError: there is no model.pt (the run is not finished, or its net was not kept), or it is damaged or of
-            another architecture.
+    Raises ConfigError if there is no model.pt (the run is not finished, or its net was not kept), or if it is damaged
+    or of another architecture.
     """
-    config, device = load_saved(folder), use(device)
+    folder = Path(folder)
+    config, device, path = load_saved(folder), use(device), folder / "model.pt"
     config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
-    net = new_net(config).to(device)
-    if not (folder / "model.pt").is_file():
+    if not path.is_file():
         if (folder / "result.json").is_file():
             raise ConfigError(f"{folder}: this run's net was not kept (no model.pt)")
         raise ConfigError(f"{folder}: this run is not finished (no model.pt); go on with: {resuming(folder)}")
-    try:
-        load_model(net, folder / "model.pt")
-    except CheckpointError as error:
-        raise ConfigError(f"{folder}: {error}") from error
-    return net
+    with loaded(path, f"without it and result.json, {resuming(folder)} makes it again") as state:
+        *shape, classes = state["sizes"].tolist()  # of the images that it was made for
+        net = new_net(config, Map(*shape), classes)
+        net.load_state_dict(state)
+    return net.to(device)
 
 
 def tested(
-    folder: Path, device: str = "auto", data_root: str | None = None
-) -> tuple[nn.Module, Examples, dict[str, Tensor]]:
+    folder: Path | str, device: str = "auto", data_root: str | None = None
+) -> tuple[Net, Examples, dict[str, Tensor]]:
     """The net of the finished run in `folder`, the test images, and its scores for them by every way to classify.
 
     Raises ConfigError and DataError as `load_trained` and `load_test` do.
     """
-    config, net = load_saved(folder), load_trained(folder, device)
-    test = load_test(config.dataset, data_root or config.data.root, next(net.parameters()).device)
-    scores = scores_for(methods.named(config.method).scores, net, test.images, config.evaluation.batch_size)
-    return net, test, scores
+    config, net = load_saved(Path(folder)), load_trained(folder, device)
+    test = load_test(config.dataset, data_root or config.data.root, net.sizes.device)
+    if (test.shape, test.classes) != (net.shape, net.classes):
+        wrong = f"its net is for {net.classes} classes of {net.shape}, the data have {test.classes} of {test.shape}"
+        raise ConfigError(f"{folder}: {wrong}; name the right ones with --data-root")
+    return net, test, scores_for(net, test.images, config.evaluation.batch_size)
 
 
-def evaluate(folder: Path, device: str = "auto", data_root: str | None = None) -> dict[str, Any]:
+def evaluate(folder: Path | str, device: str = "auto", data_root: str | None = None) -> dict[str, Any]:
     """Tests the net of the finished run in `folder` again.
 
-    Returns:
-        "test_errors", counts by every way to classify on the "test_images"; "test_errors_before", those in result.json
-        (empty where there is none).
-
-    Raises ConfigError and DataError as `tested` does, and ConfigError if result.json is damaged.
+    Returns "test_errors", counts by every way to classify on the "test_images"; and "test_errors_before", those in
+    result.json (empty where there is none). Raises as `tested` does, and ConfigError if result.json is damaged.
     """
-    before = read_result(folder) if (folder / "result.json").is_file() else {}
+    before = read_json(Path(folder) / "result.json") if (Path(folder) / "result.json").is_file() else {}
     _, test, scores = tested(folder, device, data_root)
     errors = count_errors(scores, test)
     known = {rule: before[f"test_errors_{rule}"] for rule in errors if f"test_errors_{rule}" in before}

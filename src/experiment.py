@@ -9,33 +9,18 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from src import methods
-from src.config.loading import check_sizes
-from src.config.overrides import as_typed
+from src.config.loading import as_argument, check_images
 from src.config.values import Config, ConfigError
 from src.datasets.batches import Examples
 from src.datasets.table import load
-from src.training.checkpoint import (
-    LATEST,
-    CheckpointError,
-    delete_half_written,
-    load_checkpoint,
-    locked,
-    restore_training_state,
-    save_checkpoint,
-    save_model,
-    training_state,
-    write_once,
-)
-from src.training.compiling import compiler_failure
-from src.training.cuda_graph import capture_failure
+from src.layers.connections import Map
+from src.methods.net import Net
+from src.training.checkpoint import locked, restore, save, training_state, write_atomically
 from src.training.device import PRECISIONS, describe, resolve_precision, use
-from src.training.epochs import Diverged, Phase, train_epochs
-from src.training.log import REPOSITORY, RunLog, provenance, read_result, write_json
-from src.training.optimiser import averaged
+from src.training.epochs import train_epochs
+from src.training.log import REPOSITORY, RunLog, provenance, read_json, write_json
 from src.training.signals import Stopped, StopSignals
 from src.training.validation import count_errors, scores_for
 
@@ -45,137 +30,83 @@ log = logging.getLogger(__name__)
 def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any]:
     """Trains and tests the net that `config` describes.
 
-    Leaves config.yaml, metrics.jsonl, checkpoint.pt, model.pt, result.json and pictures in `out_dir`.
+    Leaves config.yaml, metrics.jsonl, checkpoint.pt, model.pt, result.json and pictures in `out_dir`, and returns the
+    content of result.json: errors on the test images by every way to classify, the protocol, the time, the hardware and
+    the versions.
 
     Args:
         resume: go on after the checkpoint in `out_dir`, or from the beginning where there is none yet; a finished run
             is left as it is.
 
-    Returns:
-        the content of result.json: error counts and percentages on the test images by every way to classify, the
-        protocol, the time, the hardware and the versions.
-
     Raises:
-        ConfigError: `out_dir` already holds a run; its checkpoint is of no use; or a loss diverged.
+        ConfigError: `out_dir` holds another run or is trained by another process; its checkpoint is of no use; or a
+            loss diverged.
         DataError: the data are not there and cannot be fetched, or a file is not what it should be.
         SystemExit: a signal stopped the run, after its last epoch was saved.
     """
     if resume and (out_dir / "result.json").exists():
         log.info(f"{out_dir}: this run is finished; python -m src.plots draws its pictures again")
-        return read_result(out_dir)
-    taken = f"{out_dir} already holds a run; choose another hydra.run.dir, or go on with: {resuming(out_dir)}"
-    if not resume and (out_dir / "config.yaml").exists():
-        raise ConfigError(taken)
-    origin = provenance()  # of the code that is about to run, not of what the checkout becomes meanwhile
+        return read_json(out_dir / "result.json")
+    with locked(out_dir):
+        if not resume and (out_dir / "config.yaml").exists():
+            other = f"choose another hydra.run.dir, or go on with: {resuming(out_dir)}"
+            raise ConfigError(f"{out_dir} already holds a run; {other}")
+        origin = provenance()  # of the code that is about to run, not of what the checkout becomes meanwhile
+        device, compiled = use(config.device), config.training.compile
+        origin |= {"hardware": describe(device), "threads": torch.get_num_threads(), "compiled": compiled}
+        # What it stands for is saved, so that it is the same when the run is resumed, on whatever machine.
+        config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
+        examples, validation, test = load(config.dataset, config.data.root, device, config.data.validation_images)
+        check_images(config, len(examples) + len(validation), examples.shape, examples.classes)
+        if not resume:
+            write_atomically(out_dir / "config.yaml", OmegaConf.to_yaml(config).encode())
+        images, how = f"{len(examples)} images of {config.dataset}", config.precision + ", compiled" * compiled
+        log.info(f"{config.name}: training on {images}, {describe(device)}, {how}; run in {out_dir}")
 
-    device = use(config.device)
-    origin |= {
-        "hardware": describe(device), "threads": torch.get_num_threads(), "compiled": config.training.compile
-    }  # fmt: skip
-    # What it stands for is saved, so that it is the same when the run is resumed, on whatever machine.
-    config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
-    examples, validation, test = load(config.dataset, config.data.root, device, config.data.validation_images)
-    check_sizes(config, len(examples) + len(validation))
-    if not resume:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            write_once(out_dir / "config.yaml", OmegaConf.to_yaml(config).encode())
-        except FileExistsError as error:  # another run began there at the same time
-            begun = (out_dir / "config.yaml").exists()
-            starting = f"{out_dir}: another run is starting there; if none is, delete {error.filename}"
-            raise ConfigError(taken if begun else starting) from error
-    how = f"{config.precision}, compiled" if config.training.compile else config.precision
-    log.info(
-        f"{config.name}: training on {len(examples)} images of {config.dataset}, {describe(device)}, {how}; "
-        f"run in {out_dir}"
-    )
+        net = new_net(config, examples.shape, examples.classes).to(device)
+        trained = train(config, net, examples, validation, out_dir, origin, resume)
+        save(out_dir / "model.pt", {name: tensor.cpu() for name, tensor in net.state_dict().items()})
 
-    net = new_net(config).to(device)
-    try:
-        with locked(out_dir / "config.yaml"):
-            delete_half_written(out_dir)
-            seconds, epochs, earlier = train(config, net, examples, validation, out_dir, origin, resume=resume)
-            save_model(net, out_dir / "model.pt")
-    except BlockingIOError as error:
-        raise ConfigError(f"{out_dir}: another process is training this run") from error
+        # The test images are used here for the first and the only time.
+        scores = scores_for(net, test.images, config.evaluation.batch_size)
+        errors = count_errors(scores, test)
+        result = {
+            **{f"test_error_{rule}": 100 * count / len(test) for rule, count in errors.items()},
+            **{f"test_errors_{rule}": count for rule, count in errors.items()},
+            "test_images": len(test),
+            "train_images": len(examples),
+            **{key: getattr(config, key) for key in ("name", "method", "dataset", "seed", "precision")},
+            "hidden_dims": list(config.model.hidden_dims),
+            "device": device.type,
+            **trained,
+            **origin,
+        }
+        write_json(out_dir / "result.json", result)  # it says that the run is finished
+        if config.logging.pictures:
+            # Imported here, because matplotlib takes a second that the start need not pay.
+            from src.plots import draw_run
 
-    # The test images are used here for the first and the only time.
-    scores = scores_for(methods.named(config.method).scores, net, test.images, config.evaluation.batch_size)
-    errors = count_errors(scores, test)
-    results = {
-        **{f"test_error_{rule}": 100 * count / len(test) for rule, count in errors.items()},
-        **{f"test_errors_{rule}": count for rule, count in errors.items()},
-        "test_images": len(test),
-        "train_images": len(examples),
-        **{key: getattr(config, key) for key in ("name", "method", "dataset", "seed", "precision")},
-        "hidden_dims": list(config.model.hidden_dims),
-        "epochs": epochs[0],
-        "readout_epochs": sum(epochs[1:]),  # of the phases after the first, which are of read-outs alone
-        "device": device.type,
-        "train_seconds": seconds,
-        "seconds_per_epoch": seconds / sum(epochs),
-        **origin,
-        **({"resumed_from": earlier} if earlier else {}),
-    }
-    write_json(out_dir / "result.json", results)  # it says that the run is finished
-    if config.logging.pictures:
-        # Imported here, because matplotlib takes a second that the start need not pay.
-        from src.results.pictures import draw_run
-
-        draw_run(config, out_dir, net, test, scores)
-    return results
-
-
-def new_net(config: Config) -> nn.Module:
-    """The net of `config`, whose precision is resolved, with initial weights from `config.seed`, on the CPU."""
-    options = {"generator": torch.Generator().manual_seed(config.seed), "matmul_dtype": PRECISIONS[config.precision]}
-    return methods.named(config.method).new_net(**vars(config.model), **options)
-
-
-def phases_of(config: Config, net: nn.Module) -> list[Phase]:
-    """What `config` trains: of the values in `training`, those that are not the loop's are the method's."""
-    loops = ("batch_size", "cuda_graph", "checkpoint_every", "average_epochs")
-    own = {key: value for key, value in vars(config.training).items() if key not in loops}
-    return methods.named(config.method).phases(net, **own)
-
-
-def resuming(folder: Path) -> str:
-    """The command that goes on with the run in `folder`, as it is typed in a shell."""
-    main = "-m main" if Path.cwd() == REPOSITORY else shlex.quote(str(REPOSITORY / "main.py"))
-    return f"python {main} {as_typed('resume', str(folder.absolute()))}"
+            draw_run(config, out_dir, net, test, scores)
+    return result
 
 
 def train(
-    config: Config,
-    net: nn.Module,
-    examples: Examples,
-    validation: Examples,
-    out_dir: Path,
-    origin: dict[str, Any],
-    *,
-    resume: bool,
-) -> tuple[float, list[int], list[dict[str, Any]]]:
-    """Trains `net` in place, with validations, metrics.jsonl and checkpoints; leaves in it the weights to be tested.
+    config: Config, net: Net, examples: Examples, validation: Examples, out_dir: Path, origin: dict, resume: bool
+) -> dict[str, Any]:
+    """Trains `net` in place, with validations, metrics.jsonl and checkpoints; `origin` is of this process.
 
-    Args:
-        origin: the code, the hardware, the threads and whether it was compiled, of this process.
-
-    Returns:
-        the seconds of training alone, the epochs of each phase, and the other origins of epochs before a resumption.
+    Returns what result.json is to say of it: epochs, seconds of training alone, and whether it was resumed.
     """
     generator = torch.Generator(examples.labels.device).manual_seed(config.seed)
-    phases = phases_of(config, net)
+    phases = net.phases(config.training)
     epochs = sum(phase.epochs for phase in phases)
-    average = averaged(net, config.training.average_epochs)
-    tested = average.module if average else net
-    # What the last whole epoch left.
-    done: dict[str, Any] = {"epoch": 0, "metrics": [], "train_seconds": 0.0, "origins": []}
+    checkpoint = out_dir / "checkpoint.pt"
+    resumed = restore(checkpoint, net, generator) if resume and checkpoint.exists() else None
+    done = resumed or {"epoch": 0, "metrics": [], "train_seconds": 0.0, "origin": origin}  # what the last epoch left
     if resume:
-        done = restore(out_dir, net, average, generator) or done
         log.info(f"resumed after epoch {done['epoch']} of {epochs}")
-    earlier = [other for other in done["origins"] if other != origin]
-    if differs := [key for key in origin if any(other.get(key) != origin[key] for other in earlier)]:
-        log.warning(f"the epochs before differ in {', '.join(differs)}; result.json will name both")
+    if other := [f"{key} {value}" for key, value in done["origin"].items() if value != origin.get(key)]:
+        log.warning(f"the epochs before were trained otherwise: {', '.join(other)}")
     training = train_epochs(
         phases,
         examples,
@@ -185,70 +116,43 @@ def train(
         generator=generator,
         cuda_graph=config.training.cuda_graph and examples.labels.is_cuda,
     )
-    save_every, validate_every = config.training.checkpoint_every, config.evaluation.every if len(validation) else 0
     seconds = saved = done["train_seconds"]
-    run_log = RunLog(out_dir, epochs, done["metrics"], config.logging.tensorboard)
+    save_every, validate_every = config.training.checkpoint_every, config.evaluation.every if len(validation) else 0
+    run_log = RunLog(out_dir, epochs, examples.classes, done["metrics"], config.logging.tensorboard)
     with run_log, StopSignals() as stop:
         try:
-            for epoch in range(done["epoch"] + 1, epochs + 1):
-                started = time.perf_counter()
-                with stop.allowed():
-                    figures = next(training)
+            started = time.perf_counter()
+            for epoch, figures in enumerate(stop.stoppable(training), start=done["epoch"] + 1):
                 seconds += time.perf_counter() - started
-                if average:
-                    average.update_parameters(net)
                 record, last = {"epoch": epoch, **figures}, epoch == epochs
                 if validate_every and (epoch % validate_every == 0 or last):
-                    scores = scores_for(
-                        methods.named(config.method).scores, tested, validation.images, config.evaluation.batch_size
-                    )
+                    scores = scores_for(net, validation.images, config.evaluation.batch_size)
                     errors = count_errors(scores, validation)
                     record |= {"validation_images": len(validation), "validation_errors": errors}
                 run_log.epoch(record)
-                done = {
-                    "epoch": epoch,
-                    "state": training_state(net, average, generator),
-                    "train_seconds": seconds,
-                    "origins": [*earlier, origin],
-                }
+                done = {"epoch": epoch, "metrics": run_log.records, "train_seconds": seconds, "origin": origin}
+                done |= training_state(net, generator)
                 if last or 0 < save_every <= seconds - saved:
-                    save(out_dir, done, run_log)
+                    save(checkpoint, done)
                     saved = seconds
-            with stop.allowed():  # for a signal that came after the last step
-                pass
+                started = time.perf_counter()
         except Stopped as stopped:
             if done["epoch"]:
-                save(out_dir, done, run_log)
+                save(checkpoint, done)
             log.info(f"stopped after epoch {done['epoch']} of {epochs}; go on with: {resuming(out_dir)}")
             raise SystemExit(stopped.exit_status) from stopped
-        except Diverged as diverged:
-            kept = f"{out_dir / LATEST} is of an epoch before" if (out_dir / LATEST).exists() else "no checkpoint yet"
-            advice = f"a lower training.{diverged.rate} (now {getattr(config.training, diverged.rate):g}) may help"
-            epoch = len(run_log.records) + 1
-            raise ConfigError(f"{diverged} in epoch {epoch}; {advice}; {kept}") from diverged
-        except RuntimeError as error:
-            for key, failure in (("compile", compiler_failure(error)), ("cuda_graph", capture_failure(error))):
-                if failure:
-                    without = f"go on without: {resuming(out_dir)} training.{key}=false"
-                    raise ConfigError(f"training.{key}=true: {failure}; {without}") from error
-            raise
-    net.load_state_dict(tested.state_dict())
-    return seconds, [phase.epochs for phase in phases], earlier
+    first, *of_readouts = (phase.epochs for phase in phases)
+    time_taken = {"train_seconds": seconds, "seconds_per_epoch": seconds / epochs}
+    return {"epochs": first, "readout_epochs": sum(of_readouts), **time_taken, **({"resumed": True} if resumed else {})}
 
 
-def save(out_dir: Path, done: dict[str, Any], run_log: RunLog) -> None:
-    """A checkpoint of the last whole epoch."""
-    save_checkpoint(out_dir, done | {"metrics": run_log.records})
+def new_net(config: Config, shape: Map, classes: int) -> Net:
+    """The net of `config`, whose precision is resolved, with initial weights from `config.seed`, on the CPU."""
+    options = {"generator": torch.Generator().manual_seed(config.seed), "matmul_dtype": PRECISIONS[config.precision]}
+    return methods.named(config.method).Net(config.model, shape, classes, **options)
 
 
-def restore(
-    out_dir: Path, net: nn.Module, average: AveragedModel | None, generator: torch.Generator
-) -> dict[str, Any] | None:
-    """Puts net, average and generator into the state of the checkpoint in `out_dir`, and returns its content."""
-    try:
-        done = load_checkpoint(out_dir, generator.device)
-        if done:
-            restore_training_state(net, average, generator, done["state"])
-    except CheckpointError as error:
-        raise ConfigError(f"resume={out_dir}: {error}") from error
-    return done
+def resuming(folder: Path) -> str:
+    """The command that goes on with the run in `folder`, as it is typed in a shell."""
+    main = "-m main" if Path.cwd() == REPOSITORY else shlex.quote(str(REPOSITORY / "main.py"))
+    return f"python {main} {shlex.quote(as_argument('resume', str(folder.absolute())))}"

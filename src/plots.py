@@ -5,16 +5,38 @@ import logging
 import sys
 from pathlib import Path
 
+from torch import Tensor
+
 if not __package__:  # as in `python src/plots.py`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from src.config.errors import one_line_errors
 from src.config.loading import load_saved
-from src.config.values import ConfigError
+from src.config.values import Config, ConfigError
+from src.datasets.batches import Examples
 from src.evaluate import tested
-from src.pictures.figures import draw_learning_curve, save_figure
-from src.results.pictures import draw_run
-from src.training.log import read_metrics
+from src.methods.net import Net
+from src.pictures.figures import draw_confusion, draw_learning_curve, draw_most_wrong, save_figure
+from src.pictures.methods import pictures_of
+from src.training.log import headline, read_json
+
+
+def draw_run(config: Config, folder: Path, net: Net, test: Examples, scores: dict[str, Tensor]) -> list[Path]:
+    """Writes all pictures of a run that have a meaning for its method into `folder`, and returns the files; that of the
+    epochs only where there are figures of them (metrics.jsonl). The net is moved to the CPU.
+
+    `scores`: what the net says of the `test` images, by rule ([N, K]).
+    """
+    net, test, scores = net.cpu(), test.to("cpu"), {rule: of_classes.cpu() for rule, of_classes in scores.items()}
+    rule, path = headline(scores), folder / "metrics.jsonl"
+    metrics = read_json(path) if path.is_file() else []
+    figures = {
+        **({"learning_curve": draw_learning_curve(metrics)} if metrics else {}),
+        "confusion": draw_confusion(scores[rule], test.labels, rule),
+        "most_wrong": draw_most_wrong(test, scores[rule], rule),
+        **pictures_of(net, test, scores, config.training),
+    }
+    return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 
 def main() -> None:
@@ -30,7 +52,7 @@ def main() -> None:
             for path in draw_run(config, folder, *tested(folder, data_root=arguments.data_root)):
                 print(path)
             return
-        metrics = read_metrics(folder) if (folder / "metrics.jsonl").is_file() else []
+        metrics = read_json(folder / "metrics.jsonl") if (folder / "metrics.jsonl").is_file() else []
         why = "its net was not kept" if (folder / "result.json").is_file() else "it is not finished"
         if not metrics:
             raise ConfigError(f"{folder}: of this run there is nothing to draw ({why})")

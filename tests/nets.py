@@ -2,6 +2,7 @@
 
 import sys
 from functools import cache
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,15 +10,17 @@ import reference
 import torch
 from torch import nn
 
-from src import experiment, methods
+from src import experiment
 from src.config.loading import composed, load
 from src.config.values import Config
 from src.datasets.batches import Examples
-from src.layers.stack import dense_layers
-from src.methods.supervised import FFNet
+from src.layers.connections import Connections, Map
+from src.methods import supervised
+from src.methods.net import Net
 from src.training.optimiser import SGD, make_optimizer
 
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+MNIST_MAP = Map(28, 28, 1)
 INPUT_DIM, HIDDEN_DIMS, BATCH = 30, [17, 9, 13], 6
 TINY = 1e-8  # of the length normalisation
 LAYER = dict(  # configs/layers.yaml
@@ -28,24 +31,36 @@ LAYER = dict(  # configs/layers.yaml
     peer_normalisation=0.03,
     peer_momentum=0.9,
     initial_mean_activity=0.5,
-    matmul_dtype=torch.float32,
 )
-RATES = dict(learning_rate=0.05, weight_decay=0.02, readout_learning_rate=0.1, readout_weight_decay=0.03)
+RATES = dict(
+    learning_rate=0.05,
+    weight_decay=0.02,
+    readout_learning_rate=0.1,
+    readout_weight_decay=0.03,
+    momentum=0.9,
+    decay_in_momentum=False,
+)
 SHEET_RATES = dict(eps=0.05, eps_sup=0.1, wc=0.02, wc_sup=0.03)  # the same, as the references call them
 
 
 def small_net(
-    input_dim: int = INPUT_DIM, hidden_dims: list[int] = HIDDEN_DIMS, seed: int = 0, kind: type = FFNet, **options
-) -> nn.Module:
-    """A net of dense layers, with the defaults of configs/ where `options` does not say otherwise."""
-    options = {"weight_scale": "fan_in", **LAYER, **options}
-    return kind(dense_layers(input_dim, hidden_dims, generator=torch.Generator().manual_seed(seed), **options))
+    input_dim: int = INPUT_DIM,
+    hidden_dims: list[int] = HIDDEN_DIMS,
+    method: ModuleType = supervised,
+    matmul_dtype: torch.dtype = torch.float32,
+    **values,
+) -> Net:
+    """A net of dense layers, with the defaults of configs/ where `values` of its model do not say otherwise."""
+    values = {"weight_scale": "fan_in", **LAYER, "grids": None, "weight_gain": 0.7, **values}
+    names = method.Model.__dataclass_fields__
+    model = method.Model(hidden_dims=hidden_dims, **{name: values[name] for name in names if name in values})
+    generator = torch.Generator().manual_seed(0)
+    return method.Net(model, Map(1, 1, input_dim), 10, generator=generator, matmul_dtype=matmul_dtype)
 
 
 def optimizer_for(net: nn.Module, **options) -> SGD:
     """With rates and decays that show after a few steps, where `options` does not say otherwise."""
-    defaults = dict(**RATES, momentum=0.9, decay_in_momentum=False)
-    return make_optimizer(net.named_parameters(), **(defaults | options))
+    return make_optimizer(net, SimpleNamespace(**RATES | options))
 
 
 def batch(seed: int, size: int = BATCH, dim: int = INPUT_DIM) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -65,7 +80,7 @@ def examples(count: int = 25) -> Examples:
     """Random images of 28 x 28 pixels, and labels."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 784), dtype=torch.uint8, generator=generator)
-    return Examples(images, torch.randint(0, 10, (count,), generator=generator))
+    return Examples(images, torch.randint(0, 10, (count,), generator=generator), MNIST_MAP, 10)
 
 
 WAYS = {  # to train: every step of src/
@@ -83,6 +98,10 @@ def configured(way: str, *overrides: str) -> Config:
     return load(composed("model.hidden_dims=[20,12]", "precision=fp32", *WAYS[way].split(), *overrides))
 
 
+def new_net(way: str, *overrides: str) -> Net:
+    return experiment.new_net(configured(way, *overrides), MNIST_MAP, 10)
+
+
 @cache
 def adversarial(way: str) -> dict[str, float]:
     """What a step is told besides, if images are moved."""
@@ -90,20 +109,20 @@ def adversarial(way: str) -> dict[str, float]:
     return {"adversarial": distance} if distance else {}
 
 
-def update(way: str, net: nn.Module, optimizer: SGD, seed: int, size: int = 20) -> dict[str, torch.Tensor]:
+def update(way: str, net: Net, optimizer: SGD, seed: int, size: int = 20) -> dict[str, torch.Tensor]:
     """A step of the net's method with a batch of 28 x 28 pixels and negatives that no generator draws."""
-    images, labels, wrong = (part.to(next(net.parameters()).device) for part in tensors(seed, size, dim=784))
-    method = sys.modules[type(net).__module__]
-    if method is methods.named("unsupervised"):
-        return method.step(net, optimizer, images, images.roll(1, dims=0).flip(1), labels)
-    if method is methods.named("backprop"):
-        return method.step(net, optimizer, images, labels, **adversarial(way))
-    return method.step(net, optimizer, lambda logits, labels, noise: wrong, images, labels, None, **adversarial(way))
+    images, labels, wrong = (part.to(net.sizes.device) for part in tensors(seed, size, dim=784))
+    step = sys.modules[type(net).__module__].step
+    if "unsupervised" in step.__module__:
+        return step(net, optimizer, images, images.roll(1, dims=0).flip(1), labels)
+    if "backprop" in step.__module__:
+        return step(net, optimizer, images, labels, **adversarial(way))
+    return step(net, optimizer, images, labels, None, choose=lambda *_: wrong, **adversarial(way))
 
 
-def updated(way: str, *overrides: str, device: str = "cpu") -> nn.Module:
+def updated(way: str, *overrides: str, device: str = "cpu") -> Net:
     """A net after ten of those, on the CPU."""
-    net = experiment.new_net(configured(way, *overrides)).to(device)
+    net = new_net(way, *overrides).to(device)
     optimizer = optimizer_for(net)
     for seed in range(10):
         update(way, net, optimizer, seed)
@@ -121,10 +140,28 @@ def seen_by(location: int, grid: int, side: int, below: int, field: int, stride:
     ]
 
 
+def full_matrix(connections: Connections, weight: torch.Tensor | None = None) -> torch.Tensor:
+    """Weights as those of dense connections ([own.size, seen.size]), location by location."""
+    weight = (connections.weight if weight is None else weight).detach()
+    seen, own, tile, padding = connections.seen, connections.own, connections.tile, connections.padding
+    if weight.dim() == 2:
+        return weight
+    across, window, below = own.width // tile, connections.window, seen.channels
+    whole = torch.zeros(*own, seen.height + 2 * padding, seen.width + 2 * padding, below)
+    for number, of_tile in enumerate(weight.view(-1, tile, tile, own.channels, window, window, below)):
+        top, left = (connections.step * place for place in divmod(number, across))
+        for row in range(tile):
+            for column in range(tile):
+                place = whole[number // across * tile + row, number % across * tile + column]
+                place[:, top : top + window, left : left + window] = of_tile[row, column]
+    inside = slice(padding, -padding or None)
+    return whole[..., inside, inside, :].reshape(own.size, seen.size)
+
+
 def as_state(net: nn.Module) -> reference.State:
     """The layers of a net whose training has not begun, for the NumPy reference."""
     state = reference.new_state(
-        [layer.weight.detach().double().numpy() for layer in net.layers],
+        [layer.below.weight.detach().double().numpy() for layer in net.layers],
         [layer.bias.detach().double().numpy() for layer in net.layers],
     )
     state.means = [layer.mean_activity.double().numpy() for layer in net.layers]
@@ -141,8 +178,8 @@ def assert_close(ours: torch.Tensor, theirs: np.ndarray, relative: float = 1e-5)
 def assert_layers_are(net: nn.Module, state: reference.State) -> None:
     """Weights, biases, running means and smoothed gradients of all layers are those of the NumPy reference."""
     for index, layer in enumerate(net.layers):
-        assert_close(layer.weight, state.weights[index])
+        assert_close(layer.below.weight, state.weights[index])
         assert_close(layer.bias, state.biases[index])
         assert_close(layer.mean_activity, state.means[index])
-        assert_close(-layer.weight.grad, state.smooth_weights[index])
+        assert_close(-layer.below.weight.grad, state.smooth_weights[index])
         assert_close(-layer.bias.grad, state.smooth_biases[index])

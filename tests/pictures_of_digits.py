@@ -19,15 +19,13 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script: src/ is beside tests/
 
-from src import methods
 from src.config.errors import one_line_errors
 from src.config.loading import load_saved
-from src.config.values import SIDE, Config
 from src.datasets.batches import Examples
 from src.datasets.idx import DataError
-from src.own_digits.finding import digits
 from src.datasets.table import load_test
 from src.evaluate import load_trained
+from src.own_digits.finding import SIDE, digits
 from src.training.validation import scores_for
 
 Array = np.ndarray  # pictures are float32 [H, W, 3] of 0..255; ink is float32 [H, W] of 0..1
@@ -369,7 +367,7 @@ def pictures(kind: str, images: Array, numbers: Sequence[int]) -> Iterator[tuple
             yield (blurred if kind == "blurred" else KINDS[kind])(images[number], rng), several
 
 
-def tried(kind: str, config: Config, net: nn.Module, test: Examples, numbers: Sequence[int]) -> tuple[int, int]:
+def tried(kind: str, net: nn.Module, test: Examples, numbers: Sequence[int]) -> tuple[int, int]:
     """How many pictures of a kind are wrongly classified by goodness, and how many are refused."""
     images, found, there, refused = test.images.view(-1, SIDE, SIDE).numpy(), [], [], 0
     for picture, digit_numbers in pictures(kind, images, numbers):
@@ -382,7 +380,7 @@ def tried(kind: str, config: Config, net: nn.Module, test: Examples, numbers: Se
     if not found:
         return 0, refused
     pixels = torch.stack([digit.pixels for of_picture in found for digit in of_picture]).flatten(1)
-    chosen = iter(scores_for(methods.named(config.method).scores, net, pixels, 1000)["goodness"].argmax(dim=1).tolist())
+    chosen = iter(scores_for(net, pixels, 1000)["goodness"].argmax(dim=1).tolist())
     labels = [test.labels[of_picture].tolist() for of_picture in there]
     return sum([next(chosen) for _ in ours] != theirs for ours, theirs in zip(found, labels, strict=True)), refused
 
@@ -401,7 +399,7 @@ def main() -> None:
         numbers = range(arguments.first, arguments.first + arguments.count)
         print("| kind of picture | wrong (%) | refused (%) |\n| --- | --- | --- |")
         for kind in arguments.kinds:
-            wrong, refused = tried(kind, config, net, test, numbers)
+            wrong, refused = tried(kind, net, test, numbers)
             print(f"| {kind} | {100 * wrong / len(numbers):.1f} | {100 * refused / len(numbers):.1f} |", flush=True)
 
 

@@ -46,20 +46,17 @@ def neutral_code(n_cases):
     return np.full((n_cases, CLASSES), 0.1)
 
 
-def forward(x, weights, biases, tiny, masks=None):
+def forward(x, weights, biases, tiny):
     """h_l = relu(W_l n(h_{l-1}) + b_l), h_0 = x (code already written): the input is length-normalised too.
 
     x is [B, d_0]. Returns one (n_input, total_input z, activity h) per hidden layer, n_input = n(h_{l-1})
-    being what the weights see, [B, d_{l-1}]; z and h are [B, d_l]. ``masks`` (each [B, d_l]) multiply the
-    activities, for dropout.
+    being what the weights see, [B, d_{l-1}]; z and h are [B, d_l].
     """
     below, layers = x, []
-    for layer, (w, b) in enumerate(zip(weights, biases, strict=True)):
+    for w, b in zip(weights, biases, strict=True):
         n_input = normalise(below, tiny)
         z = n_input @ w.T + b
         below = np.maximum(z, 0.0)
-        if masks is not None:
-            below = below * masks[layer]
         layers.append((n_input, z, below))
     return layers
 
@@ -111,13 +108,13 @@ def softmax_probabilities(logits):
     return e / np.sum(e, axis=1, keepdims=True)
 
 
-def neutral_pass(images, state, tiny, masks=None):
+def neutral_pass(images, state, tiny):
     """Neutral code, one forward pass, linear softmax without bias: (features [B, F], logits [B, 10]).
 
     The features are the activities of hidden layers 2..L (all but the first), each layer normalised alone.
     """
     x = write_code(images, neutral_code(len(images)))
-    activities = [h for _, _, h in forward(x, state.weights, state.biases, tiny, masks)]
+    activities = [h for _, _, h in forward(x, state.weights, state.biases, tiny)]
     features = np.concatenate([normalise(h, tiny) for h in activities[1:]], axis=1)
     return features, features @ state.softmax.T
 
@@ -135,9 +132,9 @@ def hard_negative_distribution(logits, labels):
     return result
 
 
-def negative_label_distribution(state, images, labels, tiny, masks=None):
+def negative_label_distribution(state, images, labels, tiny):
     """What a step that starts at ``state`` draws its negatives from: softmax weights BEFORE their update."""
-    return hard_negative_distribution(neutral_pass(images, state, tiny, masks)[1], labels)
+    return hard_negative_distribution(neutral_pass(images, state, tiny)[1], labels)
 
 
 # Training
@@ -148,14 +145,11 @@ def gain(epoch, epochs):
     return (1.0 + 2.0 * (epochs - epoch)) / epochs
 
 
-def layer_gradients(
-    positive, negative, m, *, peer=0.03, peer_momentum=0.9, temperature=1.0, loss="logistic", scale=1.0
-):
+def layer_gradients(positive, negative, m, *, peer=0.03, peer_momentum=0.9, temperature=1.0, loss="logistic"):
     """One layer's (gradient of W, gradient of b, new m): gradient = (positives + negatives) / B.
 
     ``positive`` and ``negative`` are that layer's (n_input, z, h) from ``forward``; B is the number of
-    positives; the threshold theta_l is d_l. Nothing here is smoothed, decayed or scaled yet. ``scale`` is what
-    dropout multiplied the activities by that it left: d(G)/dz = 2 scale h.
+    positives; the threshold theta_l is d_l. Nothing here is smoothed, decayed or scaled yet.
 
     Loss "logistic": the half of the paper's. Loss "symba": T/2 log(1 + exp((G- - G+) / T)), for each pair.
     """
@@ -172,8 +166,8 @@ def layer_gradients(
     else:
         q = 1.0 / (1.0 + np.exp((goodness(h_pos) - goodness(h_neg)) / temperature))[:, None]
         push_pos, push_neg = q, -q
-    d_pos = push_pos * scale * h_pos + peer * (np.mean(new_m) - new_m)
-    d_neg = push_neg * scale * h_neg
+    d_pos = push_pos * h_pos + peer * (np.mean(new_m) - new_m)
+    d_neg = push_neg * h_neg
     gradient_w = (d_pos.T @ n_pos + d_neg.T @ n_neg) / batch
     gradient_b = (d_pos.sum(axis=0) + d_neg.sum(axis=0)) / batch
     return gradient_w, gradient_b, new_m
@@ -254,19 +248,14 @@ def stepped_layers(state, per_layer, *, rate, decay, **how):
 
 def train_step(
     state, images, labels, negative_labels, *, eps, eps_sup, wc, wc_sup, momentum=0.9, peer=0.03, peer_momentum=0.9,
-    gain, temperature=1.0, tiny, decay_in_momentum=False, loss="logistic", masks=None, scale=1.0,
-    adversarial=0.0,
+    gain, temperature=1.0, tiny, decay_in_momentum=False, loss="logistic", adversarial=0.0,
 ):  # fmt: skip
     """One mini-batch: three passes (positive, neutral, negative) with the same weights, then one update.
 
     ``negative_labels`` are given (draw them from ``negative_label_distribution(state, ...)``, i.e. with the
-    softmax weights before this step's update). Returns a NEW State; ``state`` is not touched. ``masks``: of
-    dropout, [3B, d_l] for each layer, its rows for the neutral, the positive and the negative pass; 0 or ``scale``.
+    softmax weights before this step's update). Returns a NEW State; ``state`` is not touched.
     ``adversarial``: how far every second image is moved against the first layer, but for the neutral pass.
     """
-    neutral_masks, positive_masks, negative_masks = None, None, None
-    if masks is not None:
-        neutral_masks, positive_masks, negative_masks = zip(*(np.split(mask, 3) for mask in masks), strict=True)
     # Three passes, all with the weights of `state`.
     moved = images
     if adversarial:
@@ -274,14 +263,12 @@ def train_step(
         moved[::2] = adversarial_images(
             images[::2], labels[::2], negative_labels[::2], state, adversarial, tiny, **which_loss
         )
-    positives = forward(write_code(moved, one_hot(labels)), state.weights, state.biases, tiny, positive_masks)
-    features, logits = neutral_pass(images, state, tiny, neutral_masks)
-    negatives = forward(write_code(moved, one_hot(negative_labels)), state.weights, state.biases, tiny, negative_masks)
+    positives = forward(write_code(moved, one_hot(labels)), state.weights, state.biases, tiny)
+    features, logits = neutral_pass(images, state, tiny)
+    negatives = forward(write_code(moved, one_hot(negative_labels)), state.weights, state.biases, tiny)
 
     per_layer = [
-        layer_gradients(
-            pos, neg, m, peer=peer, peer_momentum=peer_momentum, temperature=temperature, loss=loss, scale=scale
-        )
+        layer_gradients(pos, neg, m, peer=peer, peer_momentum=peer_momentum, temperature=temperature, loss=loss)
         for pos, neg, m in zip(positives, negatives, state.means, strict=True)
     ]
     # One update of everything.

@@ -1,12 +1,10 @@
 """The whole algorithm against an independent float64 NumPy implementation of the sheet (tests/reference.py)."""
 
-import numpy as np
 import pytest
 import reference
 import torch
 from nets import (
     BATCH,
-    HIDDEN_DIMS,
     SHEET_RATES,
     TINY,
     as_state,
@@ -17,10 +15,9 @@ from nets import (
     tensors,
 )
 
-from src.layers.layer import length_normalise
-from src.layers.stack import activities
-from src.methods.supervised import FirstLayer, adversarial_images, scores, step
-from src.negatives.codes import NUM_CLASSES, embed, neutral, one_hot
+from src.layers.layer import activities, length_normalise
+from src.methods.supervised import moved, step
+from src.negatives.codes import embed, neutral, one_hot
 from src.training.optimiser import gain, set_gain
 
 
@@ -30,11 +27,10 @@ from src.training.optimiser import gain, set_gain
     [(1.0, 0.03, 0.9, 0.5), (2.5, 0.2, 0.7, 0.3)],
 )
 @pytest.mark.parametrize("loss", ["logistic", "symba"])
-@pytest.mark.parametrize(("dropout", "adversarial"), [(0, 0), (0.4, 0), (0, 0.7)])
+@pytest.mark.parametrize("adversarial", [0, 0.7])
 def test_training_steps(
-    decay_in_momentum, temperature, peer_normalisation, peer_momentum, initial_mean_activity, loss, dropout,
-    adversarial,
-):  # fmt: skip
+    decay_in_momentum, temperature, peer_normalisation, peer_momentum, initial_mean_activity, loss, adversarial
+):
     net = small_net(
         loss=loss,
         temperature=temperature,
@@ -49,25 +45,19 @@ def test_training_steps(
     for number in range(4):
         images, labels, wrong = tensors(number, size=BATCH - number)  # the last batch of an epoch is smaller
         set_gain(optimizer, gain(epoch=number + 1, epochs=4))
-        drawn_from, scale, masks, numpy_masks, neutral_masks = [], (1 - dropout) ** -0.5, None, None, None
-        if dropout:
-            kept = np.random.default_rng(number).random((3 * len(images), sum(HIDDEN_DIMS))) >= dropout
-            masks = torch.tensor(scale * kept).float().split(HIDDEN_DIMS, dim=1)
-            numpy_masks = [mask.double().numpy() for mask in masks]
-            neutral_masks = [mask[: len(images)] for mask in numpy_masks]
+        drawn_from = []
 
         def choose(logits, labels, noise, wrong=wrong, drawn_from=drawn_from):
             drawn_from.append(reference.hard_negative_distribution(logits.double().numpy(), labels.numpy()))
             return wrong
 
-        expected = reference.negative_label_distribution(state, images.numpy(), labels.numpy(), TINY, neutral_masks)
-        step(net, optimizer, choose, images, labels, None, masks, scale, None, adversarial)
+        expected = reference.negative_label_distribution(state, images.numpy(), labels.numpy(), TINY)
+        step(net, optimizer, images, labels, None, choose=choose, adversarial=adversarial)
         assert_close(torch.tensor(drawn_from[0]), expected)
         state = reference.train_step(
             state, images.numpy(), labels.numpy(), wrong.numpy(), **SHEET_RATES, gain=reference.gain(number + 1, 4),
             temperature=temperature, peer=peer_normalisation, peer_momentum=peer_momentum, tiny=TINY,
-            decay_in_momentum=decay_in_momentum, loss=loss, masks=numpy_masks, scale=scale,
-            adversarial=adversarial,
+            decay_in_momentum=decay_in_momentum, loss=loss, adversarial=adversarial,
         )  # fmt: skip
         assert_layers_are(net, state)
         assert_close(net.readout.weight, state.softmax)
@@ -81,14 +71,14 @@ def test_goodness_and_the_scores_of_every_class():
     state.softmax[:] = net.readout.weight.detach().numpy()
     images, _, _ = tensors(0, size=40)
 
-    ours = activities(net.layers, embed(images, neutral(images)), [None] * 3)
+    ours = activities(net.layers, embed(images, neutral(images, 10)))
     written = reference.write_code(images.numpy(), reference.neutral_code(len(images)))
     theirs = reference.forward(written, state.weights, state.biases, TINY)
     for layer, h, (_, _, expected) in zip(net.layers, ours, theirs, strict=True):
         assert_close(h, expected)
         assert_close(layer.goodness(h), reference.goodness(expected))
 
-    by_rule = scores(net, images)
+    by_rule = net.scores(images)
     alone = {f"goodness_layer_{layer}": [layer] for layer in (1, 2, 3)}
     rules = {"goodness": [2, 3], "goodness_all_layers": [1, 2, 3], **alone}
     assert by_rule.keys() == {*rules, "one_pass", "goodness_and_one_pass"}
@@ -104,40 +94,41 @@ def test_goodness_and_the_scores_of_every_class():
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
 def test_the_first_layer_under_several_codes_is_a_plain_layer_on_each_input(dtype, tolerance):
     net = small_net(matmul_dtype=dtype)
-    net.layers[0].bias.data.normal_(generator=torch.Generator().manual_seed(1))
+    net.first.bias.data.normal_(generator=torch.Generator().manual_seed(1))
     images, labels, wrong = tensors(0)
     before = images.clone()
     with torch.no_grad():
-        first = FirstLayer(net.layers[0], images, net.product_weights()[0])
+        pixels = net.first.of_pixels(images, 10)
         for codes in (
-            one_hot(torch.cat([labels, wrong])),
-            neutral(images).expand(len(images), NUM_CLASSES),
-            one_hot(torch.cat([wrong, labels, wrong])),
-        ):
+            one_hot(torch.cat([labels, wrong]), 10), neutral(images, 10), one_hot(torch.cat([wrong, labels, wrong]), 10)
+        ):  # fmt: skip
             x = embed(images.repeat(len(codes) // len(images), 1), codes)
-            assert torch.equal(first.inputs(codes), x)
-            assert_close(first.activity(codes, x), activities(net.layers[:1], x, [None])[0], tolerance)
+            n, h = net.first.under(pixels, codes)
+            assert_close(n, length_normalise(x))
+            assert_close(h, activities(net.layers[:1], x)[0], tolerance)
     assert torch.equal(images, before)
 
 
 @pytest.mark.parametrize("loss", ["logistic", "symba"])
-def test_images_are_moved_by_the_whole_length_however_sure_the_layer_is(loss):
+def test_every_second_image_is_moved_by_the_whole_length_however_sure_the_layer_is(loss):
     net = small_net(784, [50, 12], loss=loss)
-    layer = net.layers[0]
+    layer, weight = net.first, net.first.below.weight
     images, labels, _ = tensors(0, size=40, dim=784)
-    codes = one_hot(torch.cat([labels % 5, labels % 5 + 5]))
+    codes = one_hot(torch.cat([labels % 5, labels % 5 + 5]), 10)
     with torch.no_grad():
-        layer.weight[:, :5] += 0.3  # these labels make the layer active, the others silence most of it
-        layer.weight[:, 5:NUM_CLASSES] -= 0.3
-        layer.weight *= 4
+        weight[:, :5] += 0.3  # these labels make the layer active, the others silence most of it
+        weight[:, 5:10] -= 0.3
+        weight *= 4
         positive, negative = layer.goodness(layer(length_normalise(embed(images.repeat(2, 1), codes)))).chunk(2)
         layer.theta = (positive.min() + negative.max()).item() / 2
         assert negative.min() > 0
         assert positive.min() - negative.max() > 2 * 104  # where sigmoid(-104) is 0 in fp32
-        moved = adversarial_images(layer, images, codes, net.product_weights()[0], 0.7)
-    shift = moved - images
-    assert shift.norm(dim=1).tolist() == pytest.approx([0.7] * len(images), rel=1e-4)
-    assert not shift[:, :NUM_CLASSES].any()
+        pixels = layer.of_pixels(images, 10)
+        x, Wx = moved(layer, pixels, codes, 0.7)
+        torch.testing.assert_close(Wx, layer.below(x))
+    shift = x - pixels.x
+    assert shift[::2].norm(dim=1).tolist() == pytest.approx([0.7] * 20, rel=1e-4)
+    assert not shift[:, :10].any() and not shift[1::2].any()
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 60, 100])

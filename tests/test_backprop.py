@@ -1,19 +1,25 @@
 """The back-propagation baseline (section 3.1): its update against NumPy, and start values."""
 
+from functools import partial
+
+import nets
 import pytest
 import reference
 import reference_others
 import torch
 import torch.nn.functional as F
-from nets import BATCH, HIDDEN_DIMS, INPUT_DIM, SHEET_RATES, assert_close, optimizer_for, tensors
+from nets import BATCH, HIDDEN_DIMS, SHEET_RATES, assert_close, optimizer_for, tensors
 
-from src.methods.backprop import BackpropNet, adversarial_images, scores, step
+from src.methods import backprop
+from src.methods.backprop import adversarial_images, step
 from src.training.optimiser import gain, set_gain
 
+small_net = partial(nets.small_net, method=backprop)
 
-def small_net(input_dim: int = INPUT_DIM, hidden_dims: list[int] = HIDDEN_DIMS) -> BackpropNet:
-    generator = torch.Generator().manual_seed(0)
-    return BackpropNet(input_dim, hidden_dims, generator=generator, matmul_dtype=torch.float32)
+
+def parameters_of(net: backprop.Net) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+    """Weights and biases of all layers."""
+    return [layer.below.weight for layer in net.layers], [layer.bias for layer in net.layers]
 
 
 @pytest.mark.parametrize("hidden_dims", [[17], HIDDEN_DIMS], ids=["one layer", "three layers"])
@@ -22,7 +28,7 @@ def small_net(input_dim: int = INPUT_DIM, hidden_dims: list[int] = HIDDEN_DIMS) 
 def test_updates_are_those_of_numpy(hidden_dims, decay_in_momentum, momentum):
     net = small_net(hidden_dims=hidden_dims)
     state = reference.new_state(
-        *([parameter.detach().double().numpy() for parameter in part] for part in (net.weights, net.biases))
+        *([parameter.detach().double().numpy() for parameter in part] for part in parameters_of(net))
     )
     state.softmax = state.smooth_softmax = torch.zeros(10, hidden_dims[-1]).double().numpy()  # of the last layer alone
     smoothing = dict(momentum=momentum, decay_in_momentum=decay_in_momentum)
@@ -38,7 +44,7 @@ def test_updates_are_those_of_numpy(hidden_dims, decay_in_momentum, momentum):
         )  # fmt: skip
         assert_close(figures["readout_loss"], loss)
         assert figures["loss"].shape == figures["pairs_ordered_wrongly"].shape == (0,)
-        for index, (weight, bias) in enumerate(zip(net.weights, net.biases, strict=True)):
+        for index, (weight, bias) in enumerate(zip(*parameters_of(net), strict=True)):
             assert_close(weight, state.weights[index])
             assert_close(bias, state.biases[index])
             assert_close(-weight.grad, state.smooth_weights[index])
@@ -48,7 +54,7 @@ def test_updates_are_those_of_numpy(hidden_dims, decay_in_momentum, momentum):
     assert all(torch.tensor(bias).abs().max() > 1e-4 for bias in state.biases)  # the hidden layers have moved
 
     images, _, _ = tensors(100, size=30)
-    by_rule = scores(net, images)
+    by_rule = net.scores(images)
     last = reference_others.plain_forward(images.numpy(), state.weights, state.biases)[-1]
     assert list(by_rule) == ["one_pass"]
     assert_close(by_rule["one_pass"], last @ state.softmax.T)
@@ -62,11 +68,11 @@ def test_an_update_with_dropout_is_that_of_autograd():
     kept = torch.rand(40, sum(HIDDEN_DIMS), generator=torch.Generator().manual_seed(2)) >= 0.4
     masks = (scale * kept).split(HIDDEN_DIMS, dim=1)
     h = images
-    for weight, bias, mask in zip(net.weights, net.biases, masks, strict=True):
+    for weight, bias, mask in zip(*parameters_of(net), masks, strict=True):
         h = mask * F.relu(F.linear(h, weight, bias))
     loss = F.cross_entropy(net.readout(h), labels)
     expected = torch.autograd.grad(loss, list(net.parameters()))
-    step(net, optimizer, images, labels, masks, scale)
+    step(net, optimizer, images, labels, masks=masks, scale=scale)
     for parameter, gradient in zip(net.parameters(), expected, strict=True):
         assert_close(parameter.grad, gradient.numpy())
 
@@ -79,7 +85,7 @@ def test_adversarial_images_are_moved_along_the_gradient(sure):
     if sure:
         labels = net.readout(net.activities(images)[-1]).argmax(dim=1)
     h = pixels = images.double().requires_grad_()
-    for weight, bias in zip(net.weights, net.biases, strict=True):
+    for weight, bias in zip(*parameters_of(net), strict=True):
         h = F.relu(F.linear(h, weight.double(), bias.double()))
     loss = F.cross_entropy(F.linear(h, net.readout.weight.double()), labels, reduction="none")
     assert (loss < 1e-8).any() == sure  # in fp32, p would be 1
@@ -90,22 +96,22 @@ def test_adversarial_images_are_moved_along_the_gradient(sure):
 
 
 def test_an_update_with_adversarial_images_is_one_of_those_for_half_of_them():
-    nets, (images, labels, _) = [small_net() for _ in range(2)], tensors(0)
-    for net in nets:
+    pair, (images, labels, _) = [small_net() for _ in range(2)], tensors(0)
+    for net in pair:
         net.readout.weight.data.normal_(generator=torch.Generator().manual_seed(1))
-    optimizers = [optimizer_for(net) for net in nets]
+    optimizers = [optimizer_for(net) for net in pair]
     with torch.no_grad():
         moved = images.clone()
-        moved[::2] = adversarial_images(nets[1], images[::2], labels[::2], 0.7)
-    step(nets[0], optimizers[0], images, labels, adversarial=0.7)
-    step(nets[1], optimizers[1], moved, labels)
-    for ours, theirs in zip(*(net.parameters() for net in nets), strict=True):
+        moved[::2] = adversarial_images(pair[1], images[::2], labels[::2], 0.7)
+    step(pair[0], optimizers[0], images, labels, adversarial=0.7)
+    step(pair[1], optimizers[1], moved, labels)
+    for ours, theirs in zip(*(net.parameters() for net in pair), strict=True):
         assert torch.equal(ours, theirs)
 
 
 def test_start_values():
     net = small_net(784, [400, 300])
-    for weight, bias, fan_in in zip(net.weights, net.biases, (784, 400), strict=True):
+    for weight, bias, fan_in in zip(*parameters_of(net), (784, 400), strict=True):
         assert weight.mean().item() == pytest.approx(0, abs=4 * (2 / fan_in / weight.numel()) ** 0.5)
         assert weight.var().item() == pytest.approx(2 / fan_in, rel=0.02)
         assert bias.shape == (len(weight),) and not bias.any()
@@ -116,6 +122,6 @@ def test_the_mean_square_of_the_activities_is_kept():
     net = small_net(784, [2000] * 4)
     h = torch.randn(50, 784, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        for weight in net.weights:
+        for weight in parameters_of(net)[0]:
             h = F.relu(h @ weight.T)
             assert h.square().mean().item() == pytest.approx(1, rel=0.15)

@@ -19,13 +19,12 @@ from torch import Tensor
 
 from src.classify_image import draw, main, table
 from src.config import errors
-from src.config.values import SIDE
 from src.datasets.batches import Examples
 from src.datasets.idx import DataError
-from src.datasets.photographs import Digit, digits, read
 from src.datasets.table import load_test
 from src.evaluate import load_trained
-from src.methods.supervised import FFNet, scores
+from src.methods.net import Net
+from src.own_digits.finding import SIDE, Digit, digits, read
 from src.training.validation import scores_for
 
 INKS = [((0, 0, 0), (255, 255, 255)), ((30, 40, 140), (230, 225, 210)), ((250, 240, 120), (20, 60, 40))]
@@ -43,7 +42,7 @@ def images(test_set) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def net(learned) -> FFNet:
+def net(learned) -> Net:
     return load_trained(learned[0], device="cpu")
 
 
@@ -209,7 +208,7 @@ def test_the_command_prints_and_draws_what_the_net_says(run_folder, test_set, im
     assert [path.read_bytes() for path in inputs] == before
 
     found = [digit for path in inputs for digit in digits(read(path))]
-    said = scores_for(scores, net, torch.stack([digit.pixels for digit in found]).flatten(1), 5)
+    said = scores_for(net, torch.stack([digit.pixels for digit in found]).flatten(1), 5)
     *blocks, of_two = done.stdout.strip().split("\n\n")
     for number, block in enumerate(blocks):
         lines = block.splitlines()

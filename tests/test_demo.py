@@ -20,15 +20,15 @@ import torch
 from commands import ONE_THREAD, REPOSITORY
 from PIL import Image, ImageDraw
 
-from src import demo, methods
+from src import demo
 from src.classify_image import columns, headlines
 from src.config.loading import METHODS, composed, load, load_saved
 from src.config.values import ConfigError
 from src.datasets.batches import to_unit
-from src.datasets.table import load_test
+from src.datasets.table import MNIST_MAP, load_test
 from src.evaluate import evaluate, load_trained
 from src.experiment import new_net
-from src.training.log import read_result
+from src.training.log import read_json
 
 Strokes = Sequence[Sequence[tuple[float, float]]]  # points on the canvas of 280 x 280
 
@@ -79,11 +79,11 @@ def test_the_nets_of_every_method_say_what_they_have(overrides):
     config = load(composed(*overrides, "precision=fp32"))
     if overrides[0].startswith("method"):
         config.model.hidden_dims = [20, 30]
-    net, image = new_net(config), drawing(SEVEN)
-    method, pixels = methods.named(config.method), demo.digits_in(image)[1][0].pixels
-    scores = {rule: of_image[0] for rule, of_image in method.scores(net, to_unit(pixels.view(1, -1))).items()}
+    net, image = new_net(config, MNIST_MAP, 10), drawing(SEVEN)
+    pixels = demo.digits_in(image)[1][0].pixels
+    scores = {rule: of_image[0] for rule, of_image in net.scores(to_unit(pixels.view(1, -1))).items()}
 
-    said = demo.answer(config, net, image)
+    said = demo.answer(net, image)
     assert dict(re.findall(r"data-rule='(\w+)'>(\d)<", said)) == {k: str(v) for k, v in headlines(scores).items()}
     head, *rows = cells(said)
     shown = columns(scores)
@@ -93,7 +93,7 @@ def test_the_nets_of_every_method_say_what_they_have(overrides):
         assert values == pytest.approx([label, *(of_labels[label].item() for of_labels in shown.values())], abs=0.051)
     assert said.count("<svg") == (config.method == "recurrent")
     if config.method == "recurrent":
-        (axis,) = method.draw_settling(net, pixels.flatten()).axes
+        (axis,) = demo.draw_settling(net, pixels.flatten()).axes
         assert axis.texts[0].get_text() == str(headlines(scores)["goodness"])
         assert [len(line.get_ydata()) for line in axis.lines] == [net.iterations] * 10
 
@@ -105,7 +105,7 @@ def test_each_of_several_digits_is_answered_and_boxed(monkeypatch, tmp_path):
         demo.Digit(torch.full((28, 28), level, dtype=torch.uint8), (level, 50, level + 80, 200)) for level in (50, 250)
     ]
     monkeypatch.setattr(demo, "digits_in", lambda given: (image, digits))
-    said = demo.answer(config, new_net(config), tmp_path / "two.png")
+    said = demo.answer(new_net(config, MNIST_MAP, 10), tmp_path / "two.png")
     assert said.count("<table>") == 2 and said.count("data-rule") == 2
     photograph, first, second = (
         Image.open(io.BytesIO(base64.b64decode(picture))) for picture in re.findall(r"base64,([^']+)'", said)
@@ -127,7 +127,7 @@ def test_the_picture_is_shown_as_it_was_taken():
 
 
 def test_it_says_which_net_it_is_and_how_often_that_errs(tmp_path):
-    said, result = demo.about(load_saved(demo.KEPT), demo.KEPT), read_result(demo.KEPT)
+    said, result = demo.about(load_saved(demo.KEPT), demo.KEPT), read_json(demo.KEPT / "result.json")
     assert "minute, seed 0" in said and "2 x 800" in said
     assert (
         f"{result['test_error_goodness']:.2f} % by goodness, {result['test_error_one_pass']:.2f} % in one pass" in said
@@ -256,8 +256,7 @@ class TestInABrowser:
 
         url = visitor.canvas.evaluate("canvas => canvas.toDataURL()")
         image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("L")
-        config, net = load_saved(demo.KEPT), load_trained(demo.KEPT, "cpu")
-        expected = cells(demo.answer(config, net, image))
+        expected = cells(demo.answer(load_trained(demo.KEPT, "cpu"), image))
         rows = visitor.said.locator("tr")
         visitor.said.get_by_role("cell", name=expected[8][3], exact=True).first.wait_for()  # of the last stroke
         assert [row.split() for row in rows.all_inner_texts()[1:]] == [" ".join(row).split() for row in expected[1:]]

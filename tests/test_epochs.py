@@ -1,7 +1,6 @@
 """The epoch loop, and what all ways to train have in common: figures, compiled and captured steps, precision."""
 
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -11,22 +10,21 @@ from unittest.mock import Mock
 import nets
 import pytest
 import torch
-from nets import WAYS, configured, on_cuda, optimizer_for, small_net, tensors, updated
-from torch import nn
+from nets import WAYS, configured, new_net, on_cuda, optimizer_for, small_net, tensors, updated
 
 import src.training.epochs
 from src import methods
 from src.config.values import ConfigError
 from src.datasets.batches import Examples, shuffled_batches
-from src.experiment import new_net, phases_of
-from src.layers.stack import activities
+from src.layers.layer import activities
 from src.methods import supervised
+from src.methods.net import Net
 from src.negatives import wrong_labels
 from src.negatives.codes import embed, one_hot
 from src.training import compiling
-from src.training.checkpoint import load_model, save_model
+from src.training.checkpoint import loaded, save
 from src.training.cuda_graph import WARM_UPS, GraphedUpdate
-from src.training.epochs import Diverged, Phase, step_figures, train_epochs
+from src.training.epochs import Phase, step_figures, train_epochs
 
 COUNT, BATCH = 25, 10  # the last batch of an epoch has five examples
 every_way = pytest.mark.parametrize("way", WAYS)
@@ -44,7 +42,7 @@ def recorded_epochs(examples: Examples, epochs: int = 1, max_shift: int = 0) -> 
 
     def recording_step(images, labels, generator):
         calls.append((images, labels))
-        return supervised.step(net, still, lambda logits, labels, noise: (labels + 1) % 10, images, labels, None)
+        return supervised.step(net, still, images, labels, None, choose=lambda logits, labels, noise: (labels + 1) % 10)
 
     phases = [Phase(epochs, still, recording_step)]
     options = dict(batch_size=BATCH, max_shift=max_shift, generator=torch.Generator())
@@ -60,57 +58,50 @@ def test_an_epoch_sees_every_example_once(examples):
     assert not torch.equal(calls[0][0], calls[3][0])  # shuffled anew
 
 
-@pytest.mark.parametrize("negatives", ["hard", "uniform"])
-@pytest.mark.parametrize("method", ["supervised", "recurrent"])
-def test_negatives_are_drawn_as_asked(monkeypatch, method, negatives):
-    monkeypatch.setattr(methods.named(method), "step", lambda net, optimizer, chosen_by, *batch: chosen_by)
-    config = configured(method, f"training.negatives={negatives}")
-    images, labels, _ = tensors(0, dim=784)
-    chosen_by = phases_of(config, new_net(config))[0].step(images, labels, torch.Generator())
-    assert chosen_by is getattr(wrong_labels, negatives)
+def told(monkeypatch, method: str, *overrides: str, size: int = 6, seed: int = 0) -> SimpleNamespace:
+    """What the method's step is told of a batch."""
+    monkeypatch.setattr(methods.named(method), "step", lambda *given, **more: SimpleNamespace(given=given, **more))
+    images, labels, _ = tensors(0, size, dim=784)
+    phase, *_ = new_net(method, *overrides).phases(configured(method, *overrides).training)
+    return phase.step(images, labels, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("method", ["supervised", "backprop"])
-def test_a_step_is_told_how_far_to_move_images(monkeypatch, method):
-    monkeypatch.setattr(methods.named(method), "step", lambda *arguments: arguments)
-    config = configured(method, "training.adversarial=0.25")
-    images, labels, _ = tensors(0, dim=784)
-    *_, adversarial = phases_of(config, new_net(config))[0].step(images, labels, torch.Generator())
-    assert adversarial == 0.25
+@pytest.mark.parametrize(
+    ("method", "value", "key", "expected"),
+    [
+        *((method, "negatives=hard", "choose", wrong_labels.hard) for method in ("supervised", "recurrent")),
+        *((method, "negatives=uniform", "choose", wrong_labels.uniform) for method in ("supervised", "recurrent")),
+        *((method, "adversarial=0.25", "adversarial", 0.25) for method in ("supervised", "backprop")),
+    ],
+)
+def test_a_step_is_told_which_negatives_to_draw_and_how_far_to_move_images(monkeypatch, method, value, key, expected):
+    assert getattr(told(monkeypatch, method, f"training.{value}"), key) == expected
 
 
-@pytest.mark.parametrize("method", ["supervised", "backprop"])
-def test_dropout_is_drawn_as_asked(monkeypatch, method):
-    """Of an image, the same pixels in all passes; of activities, others in each; of both, the share asked for."""
-    monkeypatch.setattr(methods.named(method), "step", lambda *arguments: arguments)
-    config = configured(method, "training.dropout=0.3", "training.input_dropout=0.2")
-    of_training = phases_of(config, new_net(config))[0].step
-    images, labels, _ = tensors(0, size=500, dim=784)
-    before = images.clone()
-    draws = [of_training(images, labels, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
-    pixels, masks, scale = (
-        next(argument for argument in draws[0] if isinstance(argument, kind)) for kind in (torch.Tensor, list, float)
-    )
-    assert torch.equal(images, before)
-    scale_of_pixels, expected = (1.0, 0.7**-0.5) if method == "supervised" else (1 / 0.8, 1 / 0.7)
-    assert scale == pytest.approx(expected)
-    kept = pixels != 0
-    torch.testing.assert_close(pixels, kept * scale_of_pixels * images)
+@pytest.mark.parametrize(("method", "scale"), [("supervised", 1.0), ("backprop", 1 / 0.8)])
+def test_pixels_are_dropped_as_asked(monkeypatch, method, scale):
+    _, _, pixels, *_ = told(monkeypatch, method, "training.input_dropout=0.2", size=500).given
+    images, kept = tensors(0, 500, dim=784)[0], pixels != 0
+    torch.testing.assert_close(pixels, kept * scale * images)
     assert 1 - kept.float().mean().item() == pytest.approx(0.2, abs=0.005)
-    passes = 3 if method == "supervised" else 1
-    assert [tuple(mask.shape) for mask in masks] == [(500 * passes, 20), (500 * passes, 12)]
-    for mask in masks:
-        assert mask.unique().tolist() == pytest.approx([0, scale])
+
+
+def test_activities_are_dropped_as_asked_in_back_propagation(monkeypatch):
+    draws = [told(monkeypatch, "backprop", "training.dropout=0.3", size=500, seed=seed) for seed in (0, 0, 1)]
+    assert [tuple(mask.shape) for mask in draws[0].masks] == [(500, 20), (500, 12)]
+    assert draws[0].scale == pytest.approx(1 / 0.7)
+    for mask in draws[0].masks:
+        assert mask.unique().tolist() == [0, pytest.approx(draws[0].scale)]
         assert (mask == 0).float().mean().item() == pytest.approx(0.3, abs=0.02)
-    again, other = (next(argument[0] for argument in draw if isinstance(argument, list)) for draw in draws[1:])
-    assert torch.equal(masks[0], again) and not torch.equal(masks[0], other)
+    first, again, other = (draw.masks[0] for draw in draws)
+    assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("method", ["supervised", "backprop"])
 def test_a_batch_of_one_may_be_adversarial(method):
-    config = configured(method, "training.adversarial=0.5")
     images, labels, _ = tensors(0, size=1, dim=784)
-    figures = phases_of(config, new_net(config))[0].step(images, labels, torch.Generator())
+    phase, *_ = new_net(method).phases(configured(method, "training.adversarial=0.5").training)
+    figures = phase.step(images, labels, torch.Generator())
     assert figures["readout_loss"].item() == pytest.approx(math.log(10))  # the read-out starts from zero
 
 
@@ -127,7 +118,7 @@ def test_figures_are_means_over_examples(examples):
     layers = small_net(784, [20, 12]).layers
     with torch.no_grad():
         positive, negative = (
-            activities(layers, embed(examples.images / 255, one_hot(labels)), [None, None])
+            activities(layers, embed(examples.images / 255, one_hot(labels, 10)))
             for labels in (examples.labels, (examples.labels + 1) % 10)
         )
     for index, width in enumerate((20, 12)):
@@ -136,7 +127,7 @@ def test_figures_are_means_over_examples(examples):
         assert figures["loss"][index] == pytest.approx(loss.mean().item())
         assert figures["pairs_ordered_wrongly"][index] == pytest.approx((of_negative >= G).float().mean().item())
     # The read-out starts at zero and, with a rate of zero, stays there: ten classes alike.
-    assert figures["readout_loss"] == pytest.approx(torch.tensor(10.0).log().item())
+    assert figures["readout_loss"] == pytest.approx(math.log(10))
 
 
 def test_a_pair_of_equal_goodness_is_ordered_wrongly():
@@ -178,12 +169,14 @@ def test_phases_follow_one_another(examples):
     ],
 )
 def test_a_read_out_that_diverges_alone_is_told_of_the_rate_it_depends_on(examples, method, phase, rate):
-    config = configured(method)
     diverged = {"loss": torch.zeros(0), "readout_loss": torch.tensor(torch.nan)}
-    of_method = phases_of(config, new_net(config))[phase]._replace(step=lambda *_: diverged)
-    with pytest.raises(Diverged) as caught:
+    of_method = new_net(method).phases(configured(method).training)[phase]._replace(step=lambda *_: diverged)
+    expected = f"^the loss of the read-out became nan in epoch 1; a lower training.{rate} may help$"
+    with pytest.raises(ConfigError, match=expected):
         list(train_epochs([of_method], examples, batch_size=COUNT, max_shift=0, generator=torch.Generator()))
-    assert caught.value.rate == rate
+
+
+# --- Captured and compiled ------------------------------------------------------------------------------------------
 
 
 def stand_in_for_graphs(monkeypatch, replay, capture) -> None:
@@ -222,19 +215,29 @@ def test_every_batch_is_trained_on_once_whether_replayed_or_not(monkeypatch):
     assert seen == [batch.tolist() for batch in batches]
 
 
+def test_an_update_that_no_cuda_graph_can_capture_is_one_line(monkeypatch):
+    def update(_):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might be")
+
+    stand_in_for_graphs(monkeypatch, None, nullcontext)
+    monkeypatch.setattr("src.training.cuda_graph.WARM_UPS", 0)
+    with pytest.raises(ConfigError, match=r"^training.cuda_graph=true: the update cannot be captured \(CUDA .*=false$"):
+        GraphedUpdate(update, None)(torch.arange(3))
+
+
 def epochs_as(
     way: str, examples: Examples, *overrides: str, batch_size: int, cuda_graph: bool = False
-) -> tuple[nn.Module, Iterator]:
+) -> tuple[Net, Iterator]:
     """A net on the examples' device, and its epochs: three of every phase."""
     readout_epochs = ["training.readout_epochs=3"] if configured(way).method == "unsupervised" else []
-    config = configured(way, "training.epochs=3", *readout_epochs, *overrides)
+    overrides = ("training.epochs=3", *readout_epochs, *overrides)
     device = examples.labels.device
-    net, generator = new_net(config).to(device), torch.Generator(device).manual_seed(0)
+    net, generator = new_net(way, *overrides).to(device), torch.Generator(device).manual_seed(0)
     options = dict(batch_size=batch_size, max_shift=1, generator=generator, cuda_graph=cuda_graph)
-    return net, train_epochs(phases_of(config, net), examples, **options)
+    return net, train_epochs(net.phases(configured(way, *overrides).training), examples, **options)
 
 
-def assert_same_training(*both: tuple[nn.Module, Iterator]) -> None:
+def assert_same_training(*both: tuple[Net, Iterator]) -> None:
     """After all their epochs, the nets are the same, and so are the figures."""
     (ours, our_figures), (theirs, their_figures) = ((net, list(epochs)) for net, epochs in both)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -248,28 +251,27 @@ def assert_same_training(*both: tuple[nn.Module, Iterator]) -> None:
 @every_way
 def test_compiled_steps_train_as_they_do_otherwise(monkeypatch, examples, way):
     """Traced and run without generated code, which takes long to compile."""
-    monkeypatch.setenv("CXX", sys.executable)  # nothing is generated for it
     traced = Mock(side_effect=partial(compiling.compiled, backend="aot_eager"))
     method = methods.named(configured(way).method)
     monkeypatch.setattr(method, "compiled", traced)
     size = BATCH if way == "supervised" else BATCH // 2  # the last batch is smaller, or as large as the others
     torch._dynamo.utils.counters.clear()
-    both = (epochs_as(way, examples, f"training.compile={value}", batch_size=size) for value in (True, False))
-    assert_same_training(*both)
+    compiled, plain = (epochs_as(way, examples, f"training.compile={yes}", batch_size=size) for yes in (True, False))
+    assert_same_training(compiled, plain)
     assert not torch._dynamo.utils.counters["graph_break"]
-    traced.assert_called_once_with(method.step, torch.device("cpu"))
+    traced.assert_called_once_with(method.step, compiled[0])
 
 
 @pytest.mark.xdist_group("compiled")
 def test_compiled_steps_in_bf16_differ_by_rounding_alone(monkeypatch, examples):
-    monkeypatch.setenv("CXX", sys.executable)
     monkeypatch.setattr(supervised, "compiled", partial(compiling.compiled, backend="aot_eager"))
-    overrides = ("precision=bf16", "training.compile=true"), ("precision=bf16", "training.compile=false")
-    nets = []
-    for net, epochs in (epochs_as("supervised", examples, *how, batch_size=BATCH) for how in overrides):
+    trained = []
+    for compile in ("true", "false"):
+        overrides = ("precision=bf16", f"training.compile={compile}")
+        net, epochs = epochs_as("supervised", examples, *overrides, batch_size=BATCH)
         list(epochs)
-        nets.append(net)
-    for a, b in zip(*(net.parameters() for net in nets), strict=True):
+        trained.append(net)
+    for a, b in zip(*(net.parameters() for net in trained), strict=True):
         assert (a - b).norm() <= 0.02 * b.norm()
 
 
@@ -287,7 +289,6 @@ def test_all_compiling_is_done_before_a_capture(monkeypatch, examples, way):
         yield
         assert graphs() == compiled_before[0]
 
-    monkeypatch.setenv("CXX", sys.executable)
     stand_in_for_graphs(monkeypatch, lambda generator: None, capture)
     method = methods.named(configured(way).method)
     monkeypatch.setattr(method, "compiled", partial(compiling.compiled, backend="eager"))
@@ -298,41 +299,14 @@ def test_all_compiling_is_done_before_a_capture(monkeypatch, examples, way):
     assert len(compiled_before) == 1 and compiled_before[0] > 0
 
 
-def test_kept_copies_of_weights_are_those_of_the_weights():
-    """A step with them is one without; whatever else changes a weight is noticed."""
-    nets = [small_net(784, [20, 12], matmul_dtype=torch.bfloat16) for _ in range(2)]
-    optimizers = [optimizer_for(net) for net in nets]
-    weights = [layer.weight for layer in nets[0].layers]
-    rounded = compiling.RoundedWeights(weights, torch.bfloat16)
-    for seed in range(4):
-        if seed == 2:  # as a run that is resumed
-            for net in nets:
-                net.load_state_dict({name: 1.5 * tensor for name, tensor in net.state_dict().items()})
-        images, labels, wrong = tensors(seed, dim=784)
-        batch = lambda *_, wrong=wrong: wrong, images, labels, None
-        with rounded.written() as copies:
-            supervised.step(nets[0], optimizers[0], *batch, rounded=copies)
-        supervised.step(nets[1], optimizers[1], *batch)
-        for ours, theirs, copy in zip(weights, nets[1].layers, copies, strict=True):
-            assert torch.equal(ours, theirs.weight) and torch.equal(copy, ours.bfloat16())
-
-
-@every_way
-def test_without_a_compiler_that_is_said(monkeypatch, examples, way):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ConfigError, match=r"training\.compile=true: there is no no-such-compiler; install a C\+\+"):
-        epochs_as(way, examples, "training.compile=true", batch_size=BATCH)
-
-
 @pytest.mark.xdist_group("compiled")
-def test_every_run_of_a_long_sweep_is_compiled(monkeypatch):
+def test_every_run_of_a_long_sweep_is_compiled():
     from torch._dynamo.testing import CompileCounter  # here, because this takes seconds
 
-    monkeypatch.setenv("CXX", sys.executable)
     counter = CompileCounter()
     for seed in range(10):
-        net = small_net(seed=seed)
-        step = compiling.compiled(lambda optimizer: optimizer.param_groups[0]["lr"] * 2, torch.device("cpu"), counter)
+        net = small_net()
+        step = compiling.compiled(lambda optimizer: optimizer.param_groups[0]["lr"] * 2, net, counter)
         assert step(optimizer_for(net, learning_rate=seed / 2)) == seed
     assert counter.frame_count == 10
 
@@ -341,20 +315,14 @@ def test_every_run_of_a_long_sweep_is_compiled(monkeypatch):
 def test_tf32_is_not_advised(monkeypatch, recwarn):
     from torch._inductor.compile_fx import _warn_tf32_disabled  # here, because this takes seconds
 
-    monkeypatch.setenv("CXX", sys.executable)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    compiling.compiled(supervised.step, torch.device("cpu"))
+    compiling.compiled(supervised.step, small_net())
     _warn_tf32_disabled.__wrapped__()  # it warns once a process
     assert not [warning for warning in recwarn if "TensorFloat32" in str(warning.message)]
 
 
-def test_what_a_gpu_needs_is_said(monkeypatch):
-    for found, what in ((None, "no Triton; pip install"), (True, r"no no-such-compiler; install a C compiler, .* CC$")):
-        monkeypatch.setattr(compiling, "find_spec", lambda name, found=found: found)
-        monkeypatch.setenv("CC", "no-such-compiler")
-        with pytest.raises(ConfigError, match=rf"training\.compile=true: there is {what}"):
-            compiling.compiled(supervised.step, torch.device("cuda"))
+# --- On a GPU, in bf16, and saved -----------------------------------------------------------------------------------
 
 
 @on_cuda
@@ -383,7 +351,7 @@ def test_the_host_never_waits_between_the_batches_of_an_epoch(monkeypatch, examp
         torch.cuda.set_sync_debug_mode("default")
 
 
-def assert_near(ours: nn.Module, theirs: nn.Module, precision: str, way: str) -> None:
+def assert_near(ours: Net, theirs: Net, precision: str, way: str) -> None:
     tolerance = {"fp32": 1e-4, "bf16": 0.03}[precision]
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert a.dtype == a.grad.dtype == torch.float32
@@ -410,14 +378,14 @@ def test_bf16_products_stay_near_fp32_and_keep_fp32_weights(way):
 
 @every_way
 def test_a_saved_net_says_the_same(tmp_path, way):
-    trained, fresh = updated(way), new_net(configured(way, "seed=1"))
-    save_model(trained, tmp_path / "model.pt")
-    load_model(fresh, tmp_path / "model.pt")
+    trained, fresh = updated(way), new_net(way, "seed=1")
+    save(tmp_path / "model.pt", trained.state_dict())
+    with loaded(tmp_path / "model.pt", "") as state:
+        fresh.load_state_dict(state)
     for name, value in [*trained.named_parameters(), *trained.named_buffers()]:  # running means are buffers
-        assert torch.equal(fresh.state_dict()[name], value), name
+        assert torch.equal(dict([*fresh.named_parameters(), *fresh.named_buffers()])[name], value), name
     images, _, _ = tensors(100, dim=784)
-    scores = methods.named(configured(way).method).scores
-    for (rule, ours), theirs in zip(scores(trained, images).items(), scores(fresh, images).values(), strict=True):
+    for (rule, ours), theirs in zip(trained.scores(images).items(), fresh.scores(images).values(), strict=True):
         assert ours.shape == (len(images), 10) and torch.equal(ours, theirs), rule
 
 
@@ -427,5 +395,5 @@ def test_one_hidden_layer_is_enough(examples, way):
     first, *_, last = epochs
     assert last["readout_loss"] < first["readout_loss"] - 0.1
     assert sum(last["loss"]) < 0.5 * sum(first["loss"]) or way == "backprop"
-    scores = methods.named(way).scores(net, examples.images / 255)
+    scores = net.scores(examples.images / 255)
     assert all(of_classes.shape == (COUNT, 10) and of_classes.isfinite().all() for of_classes in scores.values())

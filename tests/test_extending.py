@@ -68,7 +68,7 @@ def test_every_addition_trains(extended):
     assert [result["name"] for result in results] == names
     assert all(result["epochs"] == 1 for result in results)
     assert {"supervised", "unsupervised"} < {result["method"] for result in results}
-    assert "idx" in {result["dataset"] for result in results}
+    assert {"npz", "mirrored"} < {result["dataset"] for result in results}
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,11 @@ from functools import partial
 
 import pytest
 import torch
-from nets import WAYS, configured
+from nets import MNIST_MAP, WAYS, configured
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from src import methods
 from src.datasets.batches import Examples
-from src.experiment import new_net, phases_of
+from src.experiment import new_net
 from src.negatives import masks
 from src.training.epochs import _update
 from src.training.optimiser import SGD
@@ -26,7 +25,7 @@ class Generator(torch.Generator):
 
 def fake_examples() -> Examples:
     images = torch.empty(COUNT, 784, dtype=torch.uint8, device="cuda")
-    return Examples(images, torch.empty(COUNT, dtype=torch.int64, device="cuda"))
+    return Examples(images, torch.empty(COUNT, dtype=torch.int64, device="cuda"), MNIST_MAP, 10)
 
 
 def what_it_updates_is_on_the_gpu(optimizer: SGD) -> None:
@@ -46,13 +45,13 @@ def test_steps_and_scores_stay_on_the_gpu(monkeypatch, way, precision):
     config = configured(way, f"precision={precision}")
     with FakeTensorMode():
         with torch.device("cuda"):  # fake parameters cannot be moved
-            net = new_net(config)
+            net = new_net(config, MNIST_MAP, 10)
         examples = fake_examples()
-        for phase in phases_of(config, net):
+        for phase in net.phases(config.training):
             totals = {}
             update = partial(_update, phase, examples, 1, Generator(), totals)
             for batch in torch.empty(COUNT, dtype=torch.int64, device="cuda").split(BATCH):
                 update(batch)
             assert {total.device.type for total in totals.values()} == {"cuda"}
-        scores = methods.named(config.method).scores(net, torch.empty(BATCH, 784, device="cuda"))
+        scores = net.scores(torch.empty(BATCH, 784, device="cuda"))
         assert {of_classes.device.type for of_classes in scores.values()} == {"cuda"}

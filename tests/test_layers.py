@@ -1,4 +1,4 @@
-"""Layers and what they are made of: normalisation, products, start values, state, smoothed gradients."""
+"""Layers and what they are made of: normalisation, connections, start values, state, smoothed gradients."""
 
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -7,11 +7,10 @@ import pytest
 import torch
 from nets import HIDDEN_DIMS, INPUT_DIM, on_cuda, optimizer_for, small_net, tensors
 
-from src.layers import products
-from src.layers.layer import length_normalise
-from src.layers.products import FEW_CASES, linear, rows, significant, smooth_outer
-from src.layers.stack import activities
-from src.training.optimiser import descend, momentum_of
+from src.layers import connections
+from src.layers.connections import FEW_SAMPLES, rows_that_matter, select, smooth_outer
+from src.layers.layer import activities, length_normalise
+from src.training.optimiser import descend
 
 
 def test_normalised_rows_have_mean_square_one():
@@ -24,8 +23,10 @@ def test_normalised_rows_have_mean_square_one():
 def test_start_values(scale, variances):
     net = small_net(784, [400, 300], weight_scale=scale, threshold=2.0)
     for layer, variance in zip(net.layers, variances, strict=True):
-        assert layer.weight.mean().item() == pytest.approx(0, abs=4 * (variance / layer.weight.numel()) ** 0.5)
-        assert layer.weight.var().item() == pytest.approx(variance, rel=0.02)
+        assert layer.below.weight.mean().item() == pytest.approx(
+            0, abs=4 * (variance / layer.below.weight.numel()) ** 0.5
+        )
+        assert layer.below.weight.var().item() == pytest.approx(variance, rel=0.02)
         assert torch.equal(layer.bias, torch.zeros_like(layer.bias))
         assert torch.equal(layer.mean_activity, torch.full_like(layer.bias, 0.5))
         assert layer.theta == 2 * len(layer.bias)
@@ -37,32 +38,25 @@ def test_a_stack_normalises_what_every_layer_gets():
     net = small_net()
     x, *_ = tensors(0)
     with torch.no_grad():
-        for weights in ([None] * 3, net.product_weights()):
-            h = x
-            for layer, ours in zip(net.layers, activities(net.layers, x, weights), strict=True):
-                h = (h / h.square().mean(dim=1, keepdim=True).sqrt() @ layer.weight.T + layer.bias).clamp(min=0)
-                torch.testing.assert_close(ours, h)
-
-
-def test_products_are_of_the_asked_dtype_and_returned_in_fp32():
-    x, weight = torch.full((2, 1), 1.01), torch.ones(4, 1)
-    assert torch.equal(linear(x, weight, torch.float32), torch.full((2, 4), 1.01))
-    assert torch.equal(linear(x, weight, torch.bfloat16), torch.full((2, 4), 1.01).bfloat16().float())
+        h = x
+        for layer, ours in zip(net.layers, activities(net.layers, x), strict=True):
+            h = (h / h.square().mean(dim=1, keepdim=True).sqrt() @ layer.below.weight.T + layer.bias).clamp(min=0)
+            torch.testing.assert_close(ours, h)
 
 
 @pytest.mark.parametrize("shape", [(), (3,)], ids=["one", "several"])
-@pytest.mark.parametrize("cases", [1, 8, FEW_CASES, FEW_CASES + 20])
+@pytest.mark.parametrize("samples", [1, 8, FEW_SAMPLES, FEW_SAMPLES + 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_cuda)])
-def test_outer_products_are_smoothed(device, shape, cases, dtype):
+def test_outer_products_are_smoothed(device, shape, samples, dtype):
     """In bf16 where there are many, or on a GPU."""
     generator = torch.Generator().manual_seed(0)
-    dz, x = (torch.randn(*shape, cases, width, generator=generator).to(device) for width in (4, 5))
+    dz, x = (torch.randn(*shape, samples, width, generator=generator).to(device) for width in (4, 5))
     g = torch.ones(*shape, 4, 5, device=device)
     smooth_outer(g, dz, x, 0.9, dtype)
     exact = torch.einsum("...bi,...bj->...ij", dz.double(), x.double())
     error = (g - 0.9 - 0.1 * exact).norm() / (0.1 * exact).norm()
-    rounded = dtype == torch.bfloat16 and (cases > FEW_CASES or device == "cuda")
+    rounded = dtype == torch.bfloat16 and (samples > FEW_SAMPLES or device == "cuda")
     assert 1e-4 < error < 0.01 if rounded else error < 1e-6
 
 
@@ -72,19 +66,19 @@ def test_the_compiler_does_not_see_what_it_cannot_multiply(monkeypatch):
         (True, 2, torch.bfloat16, True), (True, 2, torch.float32, False), (False, 2, torch.bfloat16, False),
         (False, 3, torch.float32, True),
     ]:  # fmt: skip
-        monkeypatch.setattr(products, "_smooth_outer", called := Mock())
-        monkeypatch.setattr(products, "_smooth_outer_op", called_apart := Mock())
+        monkeypatch.setattr(connections, "_smooth_outer", called := Mock())
+        monkeypatch.setattr(connections, "_smooth_outer_op", called_apart := Mock())
         g = SimpleNamespace(is_cuda=is_cuda, dim=lambda dims=dims: dims, dtype=torch.float32)
         smooth_outer(g, None, None, 0.9, dtype)
         assert (called.called, called_apart.called) == (not apart, apart)
 
 
-def test_cases_whose_derivative_vanishes_are_left_out_on_a_cpu():
-    sizes = torch.tensor([0.1, 0, 1e-12, 2, 1e-30, 1e-9])
-    cases = significant(sizes)
-    assert cases.tolist() == [0, 3, 5]
-    assert torch.equal(rows(sizes[:, None], cases), sizes[[0, 3, 5], None])
-    assert significant(sizes.to("meta")) is None and rows(sizes, None) is sizes
+def test_samples_whose_derivative_vanishes_are_left_out_on_a_cpu():
+    derivatives = torch.tensor([-0.1, 0, 1e-12, 2, 1e-30, -1e-9])
+    rows = rows_that_matter(derivatives)
+    assert rows.tolist() == [0, 3, 5]
+    assert torch.equal(select(derivatives[:, None], rows), derivatives[[0, 3, 5], None])
+    assert rows_that_matter(derivatives.to("meta")) is None and select(derivatives, None) is derivatives
 
 
 @pytest.mark.parametrize("decay_in_momentum", [False, True])
@@ -92,8 +86,8 @@ def test_decay_is_smoothed_where_that_is_asked_for(decay_in_momentum):
     net = small_net()
     layer = net.layers[0]
     optimizer = optimizer_for(net, weight_decay=0.02, decay_in_momentum=decay_in_momentum)
-    layer.weight.grad.fill_(2.0)
-    assert momentum_of(optimizer) == 0.9
-    decay = 0.1 * 0.02 * layer.weight.detach() if decay_in_momentum else torch.zeros(HIDDEN_DIMS[0], INPUT_DIM)
+    layer.below.weight.grad.fill_(2.0)
+    assert optimizer.momentum == 0.9
+    decay = 0.1 * 0.02 * layer.below.weight.detach() if decay_in_momentum else torch.zeros(HIDDEN_DIMS[0], INPUT_DIM)
     descend(optimizer)
-    torch.testing.assert_close(layer.weight.grad, 2 + decay)
+    torch.testing.assert_close(layer.below.weight.grad, 2 + decay)

@@ -5,9 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import MNIST_MAP
 from reference_others import blurred
 
 from src.config.values import choices
+from src.layers.connections import Map
 from src.negatives import wrong_labels
 from src.negatives.codes import embed, neutral, one_hot
 from src.negatives.images import hybrids
@@ -20,7 +22,7 @@ every_way = pytest.mark.parametrize("draw", WRONG_LABELS.values(), ids=WRONG_LAB
 def test_codes_are_written_into_a_copy():
     images = torch.rand(3, 784, generator=torch.Generator().manual_seed(0))
     before = images.clone()
-    labelled, unlabelled = embed(images, one_hot(torch.tensor([0, 9, 4]))), embed(images, neutral(images))
+    labelled, unlabelled = embed(images, one_hot(torch.tensor([0, 9, 4]), 10)), embed(images, neutral(images, 10))
     assert torch.equal(images, before)
     assert labelled[:, :10].tolist() == [[float(pixel == label) for pixel in range(10)] for label in (0, 9, 4)]
     assert unlabelled[:, :10].tolist() == [[pytest.approx(0.1)] * 10] * 3
@@ -81,15 +83,23 @@ def test_blurring_is_a_repeated_convolution(side, blurs):
 def test_masks_are_blurred_bits_above_one_half(blurs):
     """Ties included: all sums of quarters are exact."""
     bits = torch.randint(0, 2, (5, 28, 28), generator=torch.Generator().manual_seed(3)).numpy()
-    masks = random_masks(5, 28, blurs, torch.Generator().manual_seed(3))
+    masks = random_masks(5, MNIST_MAP, blurs, torch.Generator().manual_seed(3))
     assert masks.shape == (5, 784) and masks.dtype == torch.bool
     expected = np.array([blurred(image, blurs) > 0.5 for image in bits])
     assert np.array_equal(masks.view(5, 28, 28).numpy(), expected)
 
 
+def test_a_mask_is_of_all_channels_of_a_pixel_whatever_the_shape():
+    shape = Map(5, 7, 3)
+    masks = random_masks(4, shape, 2, torch.Generator().manual_seed(3)).view(4, *shape)
+    bits = torch.randint(0, 2, (4, 5, 7), generator=torch.Generator().manual_seed(3)).numpy()
+    expected = np.array([blurred(image, 2) > 0.5 for image in bits])
+    assert all(np.array_equal(masks[..., channel].numpy(), expected) for channel in range(3))
+
+
 def test_masks_are_large_regions_of_either_kind():
     generator = torch.Generator().manual_seed(0)
-    masks = random_masks(400, 28, 6, generator).view(-1, 28, 28)
+    masks = random_masks(400, MNIST_MAP, 6, generator).view(-1, 28, 28)
     assert masks.float().mean().item() == pytest.approx(0.5, abs=0.02)
 
     def agreement(distance: int) -> float:
@@ -99,7 +109,7 @@ def test_masks_are_large_regions_of_either_kind():
     # Of a Gaussian with variance 6 / 2: 1/2 + arcsin(exp(-distance^2 / (4 * 3))) / pi.
     assert agreement(1) == pytest.approx(0.87, abs=0.02)
     assert agreement(12) == pytest.approx(0.5, abs=0.02)
-    assert not torch.equal(random_masks(400, 28, 6, generator), masks.flatten(1))  # drawn anew
+    assert not torch.equal(random_masks(400, MNIST_MAP, 6, generator), masks.flatten(1))  # drawn anew
 
 
 @settings(max_examples=60, deadline=None)
@@ -120,5 +130,5 @@ def test_each_pixel_of_a_hybrid_is_of_the_image_or_of_one_other(count, seed):
 
 def test_hybrids_are_mixed_by_such_masks():
     images = torch.rand(6, 784, generator=torch.Generator().manual_seed(0))
-    masks = random_masks(6, 28, 3, torch.Generator().manual_seed(1))
-    assert torch.equal(hybrids(images, torch.Generator().manual_seed(1), blurs=3), mixed(images, masks))
+    masks = random_masks(6, MNIST_MAP, 3, torch.Generator().manual_seed(1))
+    assert torch.equal(hybrids(images, MNIST_MAP, torch.Generator().manual_seed(1), blurs=3), mixed(images, masks))

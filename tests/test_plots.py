@@ -1,57 +1,57 @@
-"""The pictures show the figures they are made from."""
+"""The pictures of a run show what they say, for images of any shape and any number of classes, and none is blank."""
 
-import dataclasses
-import subprocess
-import sys
+import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from commands import ONE_THREAD, REPOSITORY
-from nets import examples
+from commands import REPOSITORY
+from nets import MNIST_MAP, examples
 from PIL import Image
 from test_config import composed
 
 from images import draw_training
-from src.config.values import Config
 from src.datasets.batches import Examples
 from src.experiment import new_net, run
-from src.methods import named
-from src.methods.recurrent import draw_goodness_over_time
-from src.methods.unsupervised import draw_hybrids, goodness_with_hybrids
-from src.negatives.masks import mixed, random_masks
-from src.pictures import figures
-from src.results.pictures import draw_run
+from src.layers.connections import Map
+from src.layers.losses import logistic, symba
+from src.negatives.masks import random_masks
+from src.pictures import figures, methods
+from src.plots import draw_run
 from src.training.validation import scores_for
 
-ALWAYS = {"learning_curve", "receptive_fields", "confusion", "most_wrong"}
-PICTURES = {
-    "backprop": ALWAYS,
-    "local_receptive_fields": ALWAYS | {"goodness", "hybrids"},
-    "recurrent": ALWAYS | {"goodness", "goodness_over_time"},
-}
+ALWAYS = {"receptive_fields", "confusion", "most_wrong"}
+OWN = {
+    "supervised": {"goodness", "adversarial"}, "unsupervised": {"goodness", "hybrids"}, "backprop": set(),
+    "recurrent": {"goodness", "goodness_over_time"},
+}  # fmt: skip
+COLOUR = Map(6, 8, 3)
 
 
-def small_test(*overrides: str, classes: int = 10) -> tuple[Config, torch.nn.Module, Examples]:
-    """The configuration of a small net, the net untrained, and 20 test images of random pixels."""
+def coloured(classes: int, count: int = 40) -> Examples:
+    """Random images in colour."""
+    images = torch.randint(0, 256, (count, COLOUR.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return Examples(images, torch.arange(count) % classes, COLOUR, classes)
+
+
+def small(test: Examples, *overrides: str):
+    """The values of a method's training, a small net for such images, untrained, and its scores for them."""
     config = composed(*overrides, "model.hidden_dims=[20,15]", "precision=fp32")
-    return config, new_net(config), Examples(examples(20).images, torch.arange(20) % classes)
+    net = new_net(config, test.shape, test.classes)
+    for weight in [weight for name, weight in net.named_parameters() if name.startswith("readout")]:
+        weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    return config, net, scores_for(net, test.images, 20)
 
 
-def test_drawing_leaves_the_backend_of_a_notebook_alone(tmp_path):
-    code = (
-        "import sys, pathlib, matplotlib, src.plots, src.classify_image\n"
-        "figure = src.plots.draw_learning_curve([{'epoch': 1, 'loss': [], 'readout_loss': 1.0}])\n"
-        "src.plots.save_figure(figure, pathlib.Path(sys.argv[1]))\n"
-        "print(matplotlib.get_backend(), 'matplotlib.pyplot' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "picture.png")], cwd=REPOSITORY, capture_output=True, text=True,
-        env=ONE_THREAD | {"MPLBACKEND": "svg"},
-    )  # fmt: skip
-    assert (done.stdout, done.stderr) == ("svg False\n", "")
-    assert not [path for path in (REPOSITORY / "src").rglob("*.py") if "pyplot" in path.read_text(encoding="utf-8")]
+def drawn(axis) -> np.ndarray:
+    """The image in a plot."""
+    return np.asarray(axis.images[0].get_array(), dtype=float)
+
+
+def test_drawing_leaves_the_backend_of_a_notebook_alone():
+    sources = {path: path.read_text(encoding="utf-8") for path in (REPOSITORY / "src").rglob("*.py")}
+    assert not [path for path, source in sources.items() if "pyplot" in source or "matplotlib.use" in source]
 
 
 def test_the_picture_of_the_algorithm_is_drawn(monkeypatch, mnist_root, tmp_path):
@@ -62,214 +62,193 @@ def test_the_picture_of_the_algorithm_is_drawn(monkeypatch, mnist_root, tmp_path
         assert np.asarray(picture.convert("L")).std() > 5
 
 
-@pytest.mark.parametrize("experiment", PICTURES)
-def test_every_method_has_the_pictures_that_mean_something_for_it(experiment, few_images, tmp_path):
-    dims = "[16]" if experiment == "recurrent" else "[32,18,8]"  # one layer, where no rule leaves the first one out
-    small = [f"model.hidden_dims={dims}", "training.epochs=1", "device=cpu", "evaluation.every=0"]
-    config = composed(f"experiment={experiment}", *few_images, *small)
-    if config.method == "unsupervised":
-        config.training.readout_epochs = 1
-    run(config, tmp_path / "run")
-    drawn = {path.stem: path for path in (tmp_path / "run").glob("*.png")}
-    assert set(drawn) == PICTURES[experiment]
-    for path in drawn.values():
-        assert path.stat().st_size < 300_000
+def test_a_run_leaves_its_pictures(few_images, tmp_path):
+    small = ["model.hidden_dims=[32,18,8]", "training.epochs=1", "training.readout_epochs=1"]
+    run(composed("experiment=local_receptive_fields", *few_images, *small), tmp_path)
+    drawn = {path.stem: path.stat().st_size for path in tmp_path.glob("*.png")}
+    assert drawn.keys() == ALWAYS | OWN["unsupervised"] | {"learning_curve"} and max(drawn.values()) < 300_000
+
+
+@pytest.mark.parametrize(("method", "classes"), [*zip(OWN, (13, 2, 26, 2), strict=True)])
+def test_every_method_has_its_pictures_of_colour_images_in_any_number_of_classes(tmp_path, method, classes):
+    test = coloured(classes)
+    adversarial = ["training.adversarial=1"] if method == "supervised" else []
+    config, net, scores = small(test, f"method={method}", *adversarial)
+    paths = draw_run(config, tmp_path, net, test, scores)
+    assert {path.stem for path in paths} == ALWAYS | OWN[method]
+    for path in paths:
         with Image.open(path) as picture:
-            assert np.asarray(picture.convert("L")).std() > 5  # not blank
+            assert np.asarray(picture.convert("L")).std() > 5, path  # not blank
 
 
-def test_goodness_of_positives_and_negatives_with_the_threshold():
-    true = F.one_hot(torch.arange(100) % 10, 10).bool()
-    noise = torch.rand(2, 100, 10, generator=torch.Generator().manual_seed(0))
-    goodnesses = torch.stack([20 + 10 * true, 5 + 100 * true]) + noise
-    figure = figures.draw_goodness(goodnesses[:, true], goodnesses[:, ~true], [25.0, 50.0], ("right", "wrong"))
-    for axis, low, high, theta in zip(figure.axes, (20, 5), (30, 105), (25, 50), strict=True):
-        positive, negative = (
-            {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in bars if bar.get_height()}
-            for bars in axis.containers
-        )
-        assert all(high - 1 <= x <= high + 2 for x in positive) and all(low - 1 <= x <= low + 2 for x in negative)
-        for bars in axis.containers:
-            assert sum(bar.get_height() for bar in bars) == pytest.approx(100)
-        (line,) = axis.lines
-        assert line.get_xdata() == [theta, theta]
-        assert {text.get_text() for text in axis.get_legend().get_texts()} == {f"threshold {theta}", "right", "wrong"}
-
-
-def test_goodness_of_hybrids_is_that_of_the_test_images_mixed_batch_by_batch():
-    _, net, test = small_test("method=unsupervised")
-    masks = random_masks(20, 28, 2, torch.Generator().manual_seed(0))
-    positive, negative = goodness_with_hybrids(net, test.images, masks, batch_size=8)
-    hybrids = torch.cat([mixed(x, m) for x, m in zip(test.images.split(8), masks.split(8), strict=True)])
-    with torch.no_grad():
-        for goodness, pixels in ((positive, test.images), (negative, hybrids)):
-            expected = torch.stack([h.square().sum(dim=1) for h in net.activities(pixels / 255)])
-            torch.testing.assert_close(goodness, expected)
+@pytest.mark.parametrize(("loss", "lines"), [(logistic, 1), (symba, 0)])
+def test_goodness_of_positives_and_negatives_with_the_threshold_of_a_loss_that_has_one(loss, lines):
+    noise = torch.rand(2, 2, 100, generator=torch.Generator().manual_seed(0))
+    goodnesses = {"right": torch.tensor([[30.0], [105]]) + noise[0], "wrong": torch.tensor([[20.0], [5]]) + noise[1]}
+    layers = [SimpleNamespace(loss=loss, theta=theta) for theta in (25.0, 50.0)]
+    figure = figures.draw_goodness(goodnesses, layers)
+    for axis, high, low, layer in zip(figure.axes, (30, 105), (20, 5), layers, strict=True):
+        for bars, lowest in zip(axis.containers, (high, low), strict=True):
+            heights = {bar.get_x() + bar.get_width() / 2: bar.get_height() for bar in bars if bar.get_height()}
+            assert all(lowest - 1 <= x <= lowest + 2 for x in heights)
+            assert sum(heights.values()) == pytest.approx(100)
+        assert [list(line.get_xdata()) for line in axis.lines] == [[layer.theta] * 2] * lines
+        assert {text.get_text() for text in axis.get_legend().get_texts()} >= {"right", "wrong"}
 
 
 def test_receptive_fields_are_of_the_strongest_units_each_on_its_own_scale():
     weight = torch.zeros(300, 784)
     rows, columns = 2 + torch.arange(300) // 26, 1 + torch.arange(300) % 26  # not at an edge
     weight[torch.arange(300), 28 * rows + columns] = 1.0 + torch.arange(300)  # unit u: one pixel of weight 1 + u
-    axis = figures.draw_receptive_fields(weight, rows=3, columns=4).axes[0]
+    axis = figures.draw_receptive_fields(weight, MNIST_MAP).axes[0]
     picture = torch.tensor(axis.images[0].get_array().filled(torch.nan))
-    assert picture.shape == (3 * 30 - 2, 4 * 30 - 2) and axis.images[0].get_clim() == (-1, 1)
-    for place, unit in enumerate(range(299, 287, -1)):
-        top, left = 30 * (place // 4), 30 * (place % 4)
+    assert picture.shape == (8 * 30 - 2, 16 * 30 - 2) and axis.images[0].get_clim() == (-1, 1)
+    for place, unit in enumerate(range(299, 171, -1)):
+        top, left = 30 * (place // 16), 30 * (place % 16)
         field = picture[top : top + 28, left : left + 28]
         row, column = rows[unit].item(), columns[unit].item()
         assert field.nonzero().tolist() == [[row + i, column + j] for i in (-1, 0, 1) for j in (-1, 0, 1)]
         assert field.max() == 1
-    few = figures.draw_receptive_fields(weight[:5], rows=2, columns=4).axes[0].images[0].get_array()
-    assert few.shape == (2 * 30 - 2, 4 * 30 - 2)
 
 
-def test_local_receptive_fields_lie_where_their_location_does():
-    weight = torch.zeros(4, 6, 25)  # 2 x 2 locations, 6 channels, 5 x 5 pixels
-    weight[:, :, 12] = torch.tensor([-1.0, -1.0, 1.0, -1.0])[:, None]  # the middle pixel
-    picture = figures.draw_receptive_fields(weight, rows=4, columns=8).axes[0].images[0].get_array().filled(0.0)
-    height, width = picture.shape
-    bottom_left = picture[height // 2 :, : width // 2]
-    assert bottom_left.max() == 1 and bottom_left.min() == 0
-    assert picture[: height // 2].max() == 0 and picture[: height // 2].min() == -1
+def test_receptive_fields_of_colour_images_are_in_colour_and_grey_where_they_are_zero():
+    weight = torch.zeros(1, *COLOUR)
+    weight[0, 2, 3] = torch.tensor([4.0, 0.0, -2.0])
+    picture = drawn(figures.draw_receptive_fields(weight.flatten(1), COLOUR).axes[0])
+    assert picture[2, 3] == pytest.approx([1, 0.5, 0.25]) and picture[5, 7] == pytest.approx([0.5] * 3)
+    assert (picture[:, 8:] == 1).all()  # there is but one
 
 
-def test_the_labels_pixels_are_left_out_of_the_receptive_fields_where_there_is_a_label(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(figures, "draw_receptive_fields", drawn.append)
-    for method in ("supervised", "unsupervised", "recurrent", "backprop"):
-        config, net, test = small_test(f"method={method}")
-        scores = scores_for(named(method).scores, net, test.images, 20)
-        named(method).pictures(net, test, scores, **vars(config.training))
-        weight = drawn.pop()
-        assert (not weight[:, :10].any()) == (method == "supervised") and weight[:, 10:].all(), method
-        first = net.weights[0] if method == "backprop" else net.layers[0].weight
-        assert first.all()  # it is a copy that they are left out of
+@pytest.mark.parametrize("seen", [MNIST_MAP, Map(9, 9, 3)])
+def test_local_receptive_fields_lie_where_their_location_does(seen):
+    weight = torch.zeros(4, 6, 5, 5, seen.channels)  # 2 x 2 locations, 6 channels
+    weight[:, :, 2, 2] = torch.tensor([-1.0, -1.0, 1.0, -1.0])[:, None, None]  # the middle pixel
+    picture = np.ma.filled(figures.draw_receptive_fields(weight.flatten(2), seen).axes[0].images[0].get_array(), 0.0)
+    height, width = picture.shape[:2]
+    middles = picture[2 : height // 2 : 6, 2 : width // 2 : 6], picture[-3 : height // 2 : -6, 2 : width // 2 : 6]
+    assert (middles[0][0] == (-1 if seen.channels == 1 else 0)).all() and (middles[1][-1] == 1).any()
 
 
-def test_confusion_counts_every_image():
-    labels = torch.tensor([0, 0, 0, 1, 1, 9, 9, 9, 9])
-    chosen = torch.tensor([0, 0, 1, 1, 1, 9, 4, 4, 9])
-    axis = figures.draw_confusion(chosen, labels, "goodness").axes[0]
+def test_the_labels_numbers_are_left_out_of_the_receptive_fields_where_there_is_a_label(monkeypatch):
+    given = []
+    monkeypatch.setattr(figures, "draw_receptive_fields", lambda weight, seen: given.append(weight))
+    test = coloured(13)
+    for method in OWN:
+        config, net, scores = small(test, f"method={method}")
+        methods.pictures_of(net, test, scores, config.training)
+        weight = given.pop()
+        assert (not weight[:, :13].any()) == (method == "supervised") and weight[:, 13:].all(), method
+        assert net.layers[0].below.weight.all()  # it is a copy that they are left out of
+    assert methods.pictures_of(torch.nn.Linear(2, 2), test, {}, None) == {}
+
+
+@pytest.mark.parametrize("classes", [10, 47])
+def test_confusion_counts_every_image_in_cells_with_room_for_the_numbers(classes):
+    labels, chosen = torch.tensor([0, 0, 0, 1, 1, 9, 9, 9, 9]), torch.tensor([0, 0, 1, 1, 1, 9, 4, 4, 9])
+    scores = torch.nn.functional.one_hot(chosen, classes).float()
+    figure = figures.draw_confusion(scores, labels, "goodness")
+    axis = figure.axes[0]
     shown = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axis.texts}
     assert shown == {(0, 0): "2", (0, 1): "1", (1, 1): "2", (9, 9): "2", (9, 4): "2"}
     assert axis.get_title() == "3 of 9 test images wrong (33.33 %), by goodness"
-    colours = axis.images[0].get_array()
-    assert colours[0, 0] == 0 and colours[9, 4] == 2  # only mistakes are coloured
-    assert figures.draw_confusion(chosen, labels, "one_pass").axes[0].get_title().endswith(", in one pass")
+    assert drawn(axis)[0, 0] == 0 and drawn(axis)[9, 4] == 2  # only mistakes are coloured
+    for number in axis.texts:
+        number.set_text("8888")
+    figure.draw_without_rendering()
+    cell = axis.get_window_extent().width / classes
+    assert all(text.get_window_extent().width < cell for text in (*axis.texts, *axis.get_xticklabels()))
 
 
-def test_the_most_wrong_images_come_first_and_none_that_is_right():
-    images, labels = examples(6).images, torch.tensor([3, 3, 3, 7, 7, 7])
+@pytest.mark.parametrize("classes", [10, 26, 47])
+def test_label_bars_have_labels_that_do_not_overlap(classes):
+    figure, (axis,) = figures.beside_images(coloured(classes), [3], columns=4)
+    figures.draw_label_bars(axis, torch.rand(classes), marked=1)
+    figure.draw_without_rendering()
+    extents = [label.get_window_extent() for label in axis.get_xticklabels()]
+    assert len(extents) >= 8 and all(a.x1 < b.x0 for a, b in itertools.pairwise(extents))
+
+
+@pytest.mark.parametrize("test", [examples(6), coloured(10, count=6)], ids=["grey", "colour"])
+def test_the_most_wrong_images_come_first_and_none_that_is_right(test):
+    test.labels.copy_(torch.tensor([3, 3, 3, 7, 7, 7]))
     goodness = torch.full((6, 10), 10.0)
     for image, (label, value) in enumerate([(3, 50), (5, 20), (5, 90), (7, 11), (0, 30), (7, 60)]):
         goodness[image, label] = value
-    axes = figures.draw_most_wrong(images, labels, goodness, "goodness").axes
+    axes = figures.draw_most_wrong(test, goodness, "goodness").axes
     shown = [axis for axis in axes if axis.images]
     assert [axis.get_title() for axis in shown] == ["test image 2", "test image 4", "test image 1"]
-    assert torch.equal(torch.tensor(shown[0].images[0].get_array().data).flatten(), images[2])
+    assert drawn(shown[0]).flatten().tolist() == test.images[2].tolist()
     bars = axes[axes.index(shown[0]) + 1]
     assert bars.get_title() == "true 3, chosen 5"
     assert [bar.get_height() for bar in bars.patches] == [0, 0, 0, 0, 0, 80, 0, 0, 0, 0]
     blue = [label for label, bar in enumerate(bars.patches) if bar.get_facecolor() != bars.patches[0].get_facecolor()]
     assert blue == [3]
-    one_pass = figures.draw_most_wrong(images, labels, goodness, "one_pass").axes
-    heights = [bar.get_height() for bar in one_pass[one_pass.index(next(a for a in one_pass if a.images)) + 1].patches]
-    assert sum(heights) == pytest.approx(100) and heights[5] == pytest.approx(100)
+    assert figures.label_heights(goodness, "one_pass").sum(dim=1).tolist() == pytest.approx([100] * 6)
+    test.labels.copy_(goodness.argmax(dim=1))
+    assert not [axis for axis in figures.draw_most_wrong(test, goodness, "goodness").axes if axis.images]
 
 
-def test_hybrids_are_shown_below_what_they_are_made_of():
-    images, masks = examples(4).images, random_masks(4, 28, 3, torch.Generator().manual_seed(0))
-    axes = draw_hybrids(images, masks).axes
-    shown = torch.stack([torch.tensor(axis.images[0].get_array().data).flatten() for axis in axes])
-    assert torch.equal(shown[:4], images) and torch.equal(shown[4:8].bool(), masks)
-    for column in range(4):
-        left = images[column - 1]
-        assert torch.equal(shown[8 + column], torch.where(masks[column], images[column], left))
+@pytest.mark.parametrize("classes", [1, 3, 26])
+def test_hybrids_are_shown_below_what_they_are_made_of(classes):
+    test = coloured(classes)
+    _, net, _ = small(test, "method=unsupervised")
+    axes = methods.draw_hybrids(net, test, blurs=2)["hybrids"].axes
+    count = min(classes, 10)
+    images, masks, hybrids = np.array([drawn(axis) for axis in axes], dtype=int).reshape(3, count, -1)
+    assert (images == test.images[:count].numpy()).all()
+    made = random_masks(len(test), COLOUR, 2, torch.Generator().manual_seed(0))[:count].numpy()
+    assert (masks == 255 * made).all() and (hybrids == np.where(made, images, np.roll(images, 1, axis=0))).all()
 
 
-def test_goodness_over_time_is_that_above_the_labels_mean():
-    goodness = torch.rand(8, 2, 10, generator=torch.Generator().manual_seed(0))
-    goodness[2:5, 0, 4] += 5  # iterations 3 to 5
-    goodness[5:, 0, 7] += 50  # later ones do not count
-    goodness[:, 1, 2] += 9
-    images = torch.zeros(2, 784, dtype=torch.uint8)
-    axes = draw_goodness_over_time([12, 34], images, torch.tensor([4, 1]), goodness).axes
-    assert [axes[0].get_title(), axes[2].get_title()] == ["test image 12", "test image 34"]
-    assert [axes[1].get_title(), axes[3].get_title()] == ["true 4, chosen 4", "true 1, chosen 2"]
-    for number, axis in enumerate((axes[1], axes[3])):
-        for label, line in enumerate(axis.lines):
-            expected = goodness[:, number, label] - goodness[:, number].mean(dim=1)
-            assert list(line.get_xdata()) == list(range(1, 9))
-            assert line.get_ydata() == pytest.approx(expected.tolist())
-
-
-LAYERS = ["Local loss of each layer", "Pairs ordered wrongly while training"]
-SOFTMAX, ERROR = ["Softmax over the classes"], ["Validation error"]
-
-
-@pytest.mark.parametrize(
-    ("layered", "rules", "titles"),
-    [
-        (4, {}, LAYERS),
-        (0, {"one_pass": 5}, SOFTMAX + ERROR),
-        (2, {"one_pass": 5, "one_pass_layer_1": 9}, LAYERS + SOFTMAX + ERROR),
-    ],
-    ids=["supervised", "backprop", "unsupervised"],
-)
-def test_learning_curves_of_what_there_is(layered, rules, titles):
-    none = {"loss": [], "pairs_ordered_wrongly": []}
-    metrics = [{"epoch": n + 1, "readout_loss": 3.0 - n / 10} | none for n in range(4)]
-    for record in metrics[:layered]:
-        record |= {"loss": [2.0, 1.0], "pairs_ordered_wrongly": [0.5, 0.25]}
-    for record in metrics[1::2] if rules else []:
-        record |= {"validation_errors": rules, "validation_images": 50}
-    axes = {axis.get_title(): axis for axis in figures.draw_learning_curve(metrics).axes}
-    assert list(axes) == titles
-    for title, of_layers in zip(LAYERS if layered else [], ([2.0, 1.0], [50.0, 25.0]), strict=False):
-        assert [list(line.get_ydata()) for line in axes[title].lines] == [[y] * layered for y in of_layers]
-    if "Softmax over the classes" in axes:
-        assert list(axes["Softmax over the classes"].lines[0].get_ydata()) == [3.0, 2.9, 2.8, 2.7]
-    if "Validation error" in axes:
-        (line,) = axes["Validation error"].lines
-        assert list(line.get_xdata()) == [2, 4] and list(line.get_ydata()) == [10, 10]
-
-
-@pytest.mark.parametrize(("method", "more"), [("supervised", set()), ("recurrent", {"goodness_over_time"})])
-def test_pictures_of_a_net_that_is_always_right(tmp_path, method, more):
-    """Nothing is wrong, so there is nothing to show as most wrong; nor is there a curve without figures of epochs."""
-    config, net, test = small_test(f"method={method}")
-    scores = scores_for(named(method).scores, net, test.images, 20)
-    test = dataclasses.replace(test, labels=scores["goodness"].argmax(dim=1))
-    drawn = {path.stem for path in draw_run(config, tmp_path, net, test, scores)}
-    assert drawn == ALWAYS - {"learning_curve"} | {"goodness"} | more
-
-
-@pytest.mark.parametrize(("loss", "lines"), [("logistic", 1), ("symba", 0)])
-def test_the_threshold_is_drawn_where_the_loss_has_one(loss, lines):
-    config, net, test = small_test(f"model.loss={loss}")
-    scores = scores_for(named("supervised").scores, net, test.images, 20)
-    figure = named("supervised").pictures(net, test, scores, **vars(config.training))["goodness"]
-    assert [len(axis.lines) for axis in figure.axes] == [lines] * 2
-
-
-def test_adversarial_images_are_drawn_where_the_net_learned_from_such():
-    config, net, test = small_test("training.adversarial=2")
-    net.readout.weight.data.normal_(generator=torch.Generator().manual_seed(1))
-    scores = scores_for(named("supervised").scores, net, test.images, 20)
-    figure = named("supervised").pictures(net, test, scores, **vars(config.training))["adversarial"]
-    rows = np.array([axis.images[0].get_array() for axis in figure.axes], dtype=float).reshape(3, 10, 784) / 255
-    assert rows[0] * 255 == pytest.approx(test.images[:10].numpy())
+def test_adversarial_images_are_the_images_and_what_was_added():
+    test = examples(20)
+    _, net, _ = small(test)
+    rows = np.array([drawn(axis) for axis in methods.draw_adversarial(net, test, 2.0).axes]).reshape(3, -1, 784) / 255
+    assert rows[0] * 255 == pytest.approx(test.first_of_each_class().images[:10].numpy())
     added = rows[2] - 0.5  # on a scale of its own, from -0.5 to 0.5
-    assert np.abs(added).max() == pytest.approx(0.5, abs=0.005)
+    assert np.abs(added).max() == pytest.approx(0.5, abs=0.005) and np.abs(added[:, :10]).max() < 0.005  # no label's
     assert np.linalg.norm(added, axis=1) == pytest.approx(np.linalg.norm(added[0]), rel=0.05)
     inside = (rows[1] > 0) & (rows[1] < 1)  # the rest was cut off
     scale = 2 / np.linalg.norm(added[0])
     assert (rows[1] - rows[0])[inside] == pytest.approx(scale * added[inside], abs=0.02)
 
 
-@pytest.mark.parametrize("classes", [1, 3])
-def test_hybrids_of_data_without_all_ten_classes(classes):
-    config, net, test = small_test("method=unsupervised", classes=classes)
-    figure = named("unsupervised").pictures(net, test, {}, **vars(config.training))["hybrids"]
-    assert len(figure.axes) == 3 * classes
+def test_goodness_over_time_is_that_above_the_labels_mean():
+    test = coloured(10)
+    test.labels[:2] = torch.tensor([4, 1])
+    goodness = torch.rand(8, 2, 10, generator=torch.Generator().manual_seed(0))
+    goodness[2:5, 0, 4] += 5  # iterations 3 to 5
+    goodness[5:, 0, 7] += 50  # later ones do not count
+    goodness[:, 1, 2] += 9
+    axes = methods.draw_goodness_over_time(test, [0, 1], goodness).axes
+    shown = [axis for axis in axes if axis.lines]
+    assert [axis.get_title() for axis in shown] == ["true 4, chosen 4", "true 1, chosen 2"]
+    for axis, expected in zip(shown, (goodness - goodness.mean(dim=2, keepdim=True)).unbind(1), strict=True):
+        curves = np.stack([line.get_ydata() for line in axis.lines], axis=1)
+        assert curves == pytest.approx(expected.numpy())
+        assert all(list(line.get_xdata()) == list(range(1, 9)) for line in axis.lines)
+
+
+LOSS, PAIRS, ERROR = "loss", "pairs ordered wrongly (%)", "validation error (%)"
+
+
+@pytest.mark.parametrize(
+    ("layered", "errors", "titles"),
+    [(4, {}, [LOSS, PAIRS]), (0, {"one_pass": 5}, [LOSS, ERROR]), (2, {"one_pass": 5}, [LOSS, PAIRS, ERROR])],
+    ids=["supervised", "backprop", "unsupervised"],
+)
+def test_learning_curves_of_what_there_is(layered, errors, titles):
+    none = {"gain": 1.0, "loss": [], "pairs_ordered_wrongly": []}
+    metrics = [{"epoch": n, "readout_loss": 3.0 - n / 10} | none for n in range(1, 5)]
+    for record in metrics[:layered]:
+        record |= {"loss": [2.0, 1.0], "pairs_ordered_wrongly": [0.5, 0.25]}
+    for record in metrics[1::2] if errors else []:
+        record |= {"validation_errors": errors | {"one_pass_layer_1": 9}, "validation_images": 50}
+    axes = figures.draw_learning_curve(metrics).axes
+    curves = {axis.get_title(): {line.get_label(): line.get_xydata().tolist() for line in axis.lines} for axis in axes}
+    assert list(curves) == titles
+    assert curves[LOSS]["read-out"] == [[1, 2.9], [2, 2.8], [3, 2.7], [4, 2.6]]
+    if layered:
+        assert curves[LOSS]["layer 2"] == [[n, 1.0] for n in range(1, layered + 1)]
+        assert curves[PAIRS]["layer 1"] == [[n, 50.0] for n in range(1, layered + 1)]
+    assert curves.get(ERROR, {}) == ({"in one pass": [[2, 10], [4, 10]]} if errors else {})

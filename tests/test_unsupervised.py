@@ -11,14 +11,13 @@ import reference_others
 import torch
 from nets import BATCH, HIDDEN_DIMS, TINY, as_state, assert_close, assert_layers_are, optimizer_for, small_net, tensors
 
-from src.experiment import new_net, phases_of
 from src.methods import unsupervised
-from src.methods.unsupervised import UnsupervisedNet, readout_step, scores, step
+from src.methods.unsupervised import Net, readout_step, step
 from src.negatives.images import hybrids
 from src.training.epochs import train_epochs
-from src.training.optimiser import gain, make_optimizer, set_gain
+from src.training.optimiser import gain, set_gain
 
-net_of = partial(small_net, kind=UnsupervisedNet)
+net_of = partial(small_net, method=unsupervised)
 RULES = {"one_pass": [2, 3], "one_pass_all_layers": [1, 2, 3], **{f"one_pass_layer_{k}": [k] for k in (1, 2, 3)}}
 
 
@@ -27,12 +26,12 @@ def negatives_for(seed: int, size: int = BATCH) -> torch.Tensor:
     return tensors(seed + 1000, size)[0]
 
 
-def readout_weights(net: UnsupervisedNet) -> dict[str, torch.nn.Parameter]:
+def readout_weights(net: Net) -> dict[str, torch.nn.Parameter]:
     """By rule."""
     return {rule: readout.weight for rule, readout in net.readouts.items()}
 
 
-def layers_of(net: UnsupervisedNet) -> dict[str, torch.Tensor]:
+def layers_of(net: Net) -> dict[str, torch.Tensor]:
     """A copy of weights, biases and running means."""
     return {name: value.clone() for name, value in net.layers.state_dict().items()}
 
@@ -74,12 +73,11 @@ def test_both_updates_are_those_of_numpy(decay_in_momentum, temperature, peer_no
         compare(ours, figures)
 
     layers = layers_of(net)
-    alone = [(name, parameter) for name, parameter in net.named_parameters() if name.startswith("readout")]
-    optimizer = make_optimizer(alone, **nets.RATES, **smoothing)
+    optimizer = optimizer_for(net.readouts, **smoothing)
     for number in range(3):
         images, labels, _ = tensors(10 + number)
         set_gain(optimizer, gain(epoch=number + 1, epochs=3))
-        ours = readout_step(net, optimizer, images, labels, None)
+        ours = readout_step(net, optimizer, images, labels)
         activities = [h for _, _, h in reference.forward(images.numpy(), state.weights, state.biases, TINY)]
         rate = 0.1 * reference.gain(number + 1, 3)
         readouts, losses = reference_others.readouts_step(
@@ -91,7 +89,7 @@ def test_both_updates_are_those_of_numpy(decay_in_momentum, temperature, peer_no
 
     images, _, _ = tensors(20, size=30)
     activities = [h for _, _, h in reference.forward(images.numpy(), state.weights, state.biases, TINY)]
-    by_rule = scores(net, images)
+    by_rule = net.scores(images)
     assert list(by_rule) == list(RULES)
     for rule, readout in readouts.items():
         assert_close(by_rule[rule], reference_others.read(readout, activities, TINY)[1])
@@ -121,8 +119,8 @@ SETTINGS = ["training.batch_size=10", "training.epochs=3", "training.readout_epo
 
 def test_the_layers_learn_first_and_the_read_outs_alone_after_them():
     config = nets.configured("unsupervised", *SETTINGS)
-    net = new_net(config)
-    phases = phases_of(config, net)
+    net = nets.new_net("unsupervised", *SETTINGS)
+    phases = net.phases(config.training)
     assert [phase.epochs for phase in phases] == [3, 2]
     layers, readouts, figures = [layers_of(net)], [copy.deepcopy(readout_weights(net))], []
     for of_epoch in train_epochs(phases, nets.examples(), batch_size=10, max_shift=0, generator=torch.Generator()):
@@ -143,9 +141,9 @@ def test_the_layers_learn_first_and_the_read_outs_alone_after_them():
 def test_negatives_are_hybrids_of_the_batch(monkeypatch):
     config, drawn = nets.configured("unsupervised", *SETTINGS), []
     monkeypatch.setattr(unsupervised, "step", lambda net, optimizer, images, negatives, labels: drawn.append(negatives))
-    first, _ = phases_of(config, new_net(config))
+    first, _ = nets.new_net("unsupervised", *SETTINGS).phases(config.training)
     batch, generator = nets.examples()[:10], torch.Generator().manual_seed(0)
     for _ in range(2):
         first.step(batch.images / 255, batch.labels, generator)
-    assert torch.equal(drawn[0], hybrids(batch.images / 255, torch.Generator().manual_seed(0), blurs=6))
+    assert torch.equal(drawn[0], hybrids(batch.images / 255, nets.MNIST_MAP, torch.Generator().manual_seed(0), blurs=6))
     assert not torch.equal(*drawn)  # drawn anew

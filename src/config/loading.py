@@ -4,26 +4,26 @@ The methods are the files of configs/method. Each one's types and ranges come fr
 imported when the first configuration is composed, not before.
 """
 
-import dataclasses
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import fields, is_dataclass, make_dataclass
+from dataclasses import asdict, make_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from src import methods
-from src.config.values import Config, ConfigError, check, wrong_name
-from src.datasets.fetching import OFFICIAL_IMAGES
+from src.config.errors import USER_ERRORS, explain
+from src.config.values import Config, ConfigError, check
+from src.datasets.batches import check_jitter
 from src.datasets.table import DATASETS
-from src.training.device import resolve_device
+from src.layers.connections import Map
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
@@ -58,54 +58,34 @@ def composed(*overrides: str) -> DictConfig:
     return _composed(*overrides).copy()
 
 
-def load(values: DictConfig, *, here: bool = True) -> Config:
-    """The checked configuration of Hydra's `values`.
-
-    Args:
-        here: it is this machine that will train.
+def load(values: DictConfig) -> Config:
+    """The checked configuration of Hydra's `values`, for whatever machine.
 
     Raises:
-        ConfigError: a value is missing or out of range, a key that is not in the schema was added with "+", the name
-            cannot name a folder, or there is no such device here.
+        ConfigError: a value is out of range.
+        OmegaConfBaseException: one is missing, or a key was added with "+" that the schema has not.
     """
-    config = checked(values)
-    if wrong := wrong_name(config.name):
-        raise ConfigError(f"name={config.name}: {wrong}")
-    if here:
-        resolve_device(config.device)
-    return config
-
-
-def checked(values: DictConfig) -> Config:
-    """As `load`, whatever devices there are and whatever it is called: for a run of another machine, or an old one."""
-    missing = OmegaConf.missing_keys(values)
-    sections = (values.get(field.name) for field in fields(Config) if is_dataclass(field.type))
-    for section in (values, *filter(None, sections)):
-        keys = {field.name for field in fields(OmegaConf.get_type(section))}
-        for key in sorted(set(section) - keys):
-            raise ConfigError(unknown_key(section._get_full_key(key)))
-        missing |= {section._get_full_key(key) for key in keys - set(section)}
-    if missing:
-        raise ConfigError(f"{', '.join(sorted(missing))}: has no value")
-    config = OmegaConf.to_object(values)
+    content = OmegaConf.to_container(values)
+    content.pop("hydra", None)
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(OmegaConf.get_type(values)), content))
     check(config)
-    if DATASETS[config.dataset].fetched_as:
-        check_sizes(config, OFFICIAL_IMAGES["train"])
+    if not (row := DATASETS[config.dataset]).own:
+        check_images(config, row.train_images, row.shape, row.classes)
     return config
 
 
-def check_sizes(config: Config, images: int) -> None:
-    """Raises ConfigError if so many images cannot be shared out to validation and batches as `config` says."""
-    held_out, size = config.data.validation_images, config.training.batch_size
-    smallest = methods.named(config.method).SMALLEST_BATCH
-    training = images - held_out
+def check_images(config: Config, images: int, shape: Map, classes: int) -> None:
+    """Raises ConfigError if `config` cannot train on so many images of this shape and so many classes."""
+    training, size = images - config.data.validation_images, config.training.batch_size
     if training < 1:
-        raise ConfigError(f"data.validation_images={held_out}: must be below the number of training images, {images}")
-    if size > training:
-        raise ConfigError(f"training.batch_size={size}: must be at most the number of training images, {training}")
-    if size < smallest or 0 < training % size < smallest:
-        rule = f"leaves a batch of one of {training} training images, and method={config.method} needs {smallest}"
+        rule = f"must be below the number of training images, {images}"
+        raise ConfigError(f"data.validation_images={config.data.validation_images}: {rule}")
+    smallest = methods.named(config.method).SMALLEST_BATCH
+    if not smallest <= size <= training or 0 < training % size < smallest:
+        rule = f"must be at most {training}, the number of training images, and leave no batch of less than {smallest}"
         raise ConfigError(f"training.batch_size={size}: {rule}")
+    check_jitter(config.data.jitter, shape)
+    config.model.check_images(shape, classes)
 
 
 def load_saved(folder: Path, overrides: Sequence[str] = ()) -> Config:
@@ -120,72 +100,38 @@ def load_saved(folder: Path, overrides: Sequence[str] = ()) -> Config:
     path = folder / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{folder}: there is no run (no config.yaml)")
-    saved = OmegaConf.load(path)
-    if missing := [key for key in ("name", "method", "seed") if key not in saved]:
-        raise ConfigError(f"{path} is not whole: it has no {', '.join(missing)}")
-    for key, known in (("method", METHODS), ("dataset", DATASETS)):
-        if saved.get(key, next(iter(known))) not in known:
-            raise ConfigError(f"{path}: there is no {key} {saved[key]} here")
-    groups = [f"{key}={saved[key]}" for key in ("method", "dataset") if key in saved]
+    given = {each.key_or_group: each.value() for each in OverridesParser.create().parse_overrides(list(overrides))}
+    given.pop("resume", None)
+    if others := given.keys() - set(MAY_DIFFER):
+        rule = f"with resume=, only {', '.join(MAY_DIFFER)} may be given"
+        raise ConfigError(f"{', '.join(sorted(others))}: could change the result of the run in {folder}; {rule}")
     try:
-        values = OmegaConf.merge(composed(*groups), saved, {"resume": None})
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "content"
-        raise ConfigError(
-            f"{path}: this version does not take its {key} ({str(error).splitlines()[0]}); "
-            "it was written by another one, whose commit is in result.json"
-        ) from error
-    for override in overrides:
-        name = override.lstrip("+~").partition("=")[0]
-        if name in MAY_DIFFER:
-            OmegaConf.update(values, name, OmegaConf.select(composed(*groups, override), name))
-        elif name != "resume":
-            rule = f"with resume=, only {', '.join(MAY_DIFFER)} may be given"
-            raise ConfigError(f"{override}: could change the result of the run in {folder}; {rule}")
-    return checked(values)
+        saved = OmegaConf.load(path)
+        groups = composed(f"method={saved.method}", f"dataset={saved.dataset}")
+        values = OmegaConf.merge(groups, saved, {"resume": None})
+        load(values)
+    except USER_ERRORS as error:
+        another = "it is damaged, or of another version, whose commit is in result.json"
+        raise ConfigError(f"{path}: {explain(error)}; {another}") from error
+    for key, value in given.items():
+        OmegaConf.update(values, key, value)
+    return load(values)
 
 
-def same_run(saved: Config, config: Config) -> bool:
-    """Whether a run that began with `saved` is what `config` asks for, whatever it logs and wherever its data are.
-
-    Data of one's own are known by their folder alone.
-    """
-    saved_values, values = (flat(dataclasses.asdict(either)) for either in (saved, config))
-    ignored = {"resume", *MAY_DIFFER} - {"device", "training.compile"}
-    if config.precision == "auto":
-        ignored.add("precision")
-    if not DATASETS[config.dataset].fetched_as:
-        ignored.remove("data.root")
-    return all(saved_values.get(key) == values.get(key) for key in (saved_values | values).keys() - ignored)
+def begun(folder: Path, config: Config) -> Config | None:
+    """What the run in `folder` was started with, if that is `config`, whatever precision=auto stands for here."""
+    try:
+        saved = load_saved(folder)
+    except USER_ERRORS:
+        return None
+    asked = asdict(config) | ({"precision": saved.precision} if config.precision == "auto" else {})
+    return saved if asdict(saved) == asked else None
 
 
-def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """{"training": {"epochs": 100}, "seed": 0} -> {"training.epochs": 100, "seed": 0}."""
-    values = {}
-    for key, content in config.items():
-        section = isinstance(content, dict)
-        values |= {f"{key}.{name}": value for name, value in content.items()} if section else {key: content}
-    return values
-
-
-def check_arguments(arguments: Sequence[str]) -> None:
-    """Raises ConfigError if a value of the command line is given as --KEY VALUE."""
-    _, unknown = get_args_parser().parse_known_args(arguments)
-    if not unknown:
-        return
-    flag, _, value = unknown[0].partition("=")
-    if not flag.startswith("-"):
-        raise ConfigError(f"{unknown[0]}: -m and other flags come before all values: python -m main -m KEY=VALUE ...")
-    after = [*(arguments[arguments.index(unknown[0]) + 1 :] if unknown[0] in arguments else ()), "VALUE"][0]
-    name = flag.lstrip("-").replace("-", "_")
-    for key in flat(OmegaConf.to_container(composed())):
-        if name in (key, key.rpartition(".")[2]):
-            how = f"python -m main {key}={value or after}"
-            break
-    else:
-        how = "python -m main KEY=VALUE; `python -m main --cfg job` lists all keys"
-    raise ConfigError(f"{flag}: values are given without dashes: {how}")
-
-
-def unknown_key(key: str) -> str:
-    return f"there is no key {key} with this method; `python -m main method=METHOD --cfg job` lists its keys"
+def as_argument(key: str, value: str) -> str:
+    """The override KEY=VALUE of a string, as a program gets it: quoted for Hydra if need be."""
+    if "/" in value and re.fullmatch(r"[\w./+-]+", value, re.ASCII):  # with a slash, it is no number, null or true
+        return f"{key}={value}"
+    # OmegaConf takes ${...} for an interpolation, but for a backslash before it.
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return f"{key}={QuotedString(literal, Quote.double).with_quotes()}"

@@ -1,29 +1,32 @@
 """Examples as tensors on the device: batches, jitter, pixels in [0, 1]. No label is written into pixels here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.config.values import SIDE
+from src.config.values import ConfigError
+from src.layers.connections import Map
 
 
 @dataclass(frozen=True)
 class Examples:
     """Images and their classes."""
 
-    images: Tensor  # uint8 [N, 784], 0 is background, row after row
-    labels: Tensor  # int64 [N], 0..9
+    images: Tensor  # uint8 [N, shape.size], row by row, channels last
+    labels: Tensor  # int64 [N], 0..classes-1
+    shape: Map
+    classes: int
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, part: slice | list[int]) -> "Examples":
-        return Examples(self.images[part], self.labels[part])
+        return replace(self, images=self.images[part], labels=self.labels[part])
 
     def to(self, device: torch.device | str) -> "Examples":
-        return Examples(self.images.to(device), self.labels.to(device))
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def first_of_each_class(self) -> "Examples":
         return self[[int((self.labels == label).nonzero()[0]) for label in self.labels.unique()]]
@@ -38,8 +41,8 @@ def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> tup
     return order.split(batch_size)
 
 
-def jitter(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
-    """Each image [B, 784] moved by its own (dy, dx), uniform over the integers of [-max_shift, max_shift]^2.
+def jitter(images: Tensor, shape: Map, max_shift: int, generator: torch.Generator) -> Tensor:
+    """Each image [B, shape.size] moved by its own (dy, dx), uniform over the integers of [-max_shift, max_shift]^2.
 
     Two pixels make the 25 shifts of section 3.3. Vacated pixels are zero. The generator is on the images' device.
     """
@@ -47,12 +50,18 @@ def jitter(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor
         return images
     count, k = len(images), max_shift
     shifts = torch.randint(-k, k + 1, (2, count, 1), generator=generator, device=generator.device)
-    padded = F.pad(images.view(count, SIDE, SIDE), (k, k, k, k))  # [B, 28 + 2k, 28 + 2k]
+    padded = F.pad(images.view(count, *shape), (0, 0, k, k, k, k))  # [B, height + 2k, width + 2k, channels]
     # The pixel that lands at row i comes from row i - dy, which is k further down in the padded image.
-    sources = torch.arange(SIDE, device=images.device) + k - shifts  # [2, B, 28]
-    rows, columns = sources[0, :, :, None], sources[1, :, None, :]
+    rows, columns = (torch.arange(n, device=images.device) + k - shift for n, shift in zip(shape, shifts, strict=False))
     image = torch.arange(count, device=images.device)[:, None, None]
-    return padded[image, rows, columns].view(count, SIDE * SIDE)
+    return padded[image, rows[:, :, None], columns[:, None, :]].flatten(1)
+
+
+def check_jitter(max_shift: int, shape: Map) -> None:
+    """Raises ConfigError if an image could be moved out of sight."""
+    side = min(shape.height, shape.width)
+    if max_shift >= side:
+        raise ConfigError(f"data.jitter={max_shift}: must be below the images' smaller side, {side}")
 
 
 def to_unit(images: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def survivors(shape: Sequence[int], p: float, scale: float, generator: torch.Generator) -> Tensor | None:
+def dropout_mask(shape: Sequence[int], p: float, generator: torch.Generator, scale: float = 1.0) -> Tensor | None:
     """What activities or pixels are multiplied by: 0 with probability `p`, else `scale`; for p = 0 None."""
     if p == 0:
         return None
@@ -14,5 +14,5 @@ def survivors(shape: Sequence[int], p: float, scale: float, generator: torch.Gen
 
 
 def dropped(x: Tensor, mask: Tensor | None) -> Tensor:
-    """`x` times what `survivors` returned."""
+    """`x` times a `dropout_mask`."""
     return x if mask is None else x * mask

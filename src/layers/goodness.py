@@ -1,8 +1,8 @@
-"""Goodness: how active a layer is, as one number a case (section 2).
+"""Goodness: how active a layer is, as one number a sample (section 2).
 
 Every public function of this module can be chosen by its name, `model.goodness=NAME`. It takes the activities of a
-layer before they are normalised ([B, d], none of them negative) and returns the goodness of each case ([B]). Its slope
-is found by autograd, unless it is written out in SLOPES.
+layer before they are normalised ([B, d], none of them negative) and returns the goodness of each sample ([B]). Its
+slope is found by autograd, unless it is written out in SLOPES.
 """
 
 import torch

@@ -1,20 +1,21 @@
 """One Forward-Forward layer: its activity, and how it learns from its own goodness alone (sections 2 and 3.3)."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
 from src.config.values import Model, choices, number, one_of
 from src.layers import goodness, losses
-from src.layers.products import linear, rows, significant, smooth_outer
+from src.layers.connections import Connections, rows_that_matter, select
 
-GOODNESSES, LOSSES, SLOPES = choices(goodness), choices(losses), goodness.SLOPES
+GOODNESSES, LOSSES = choices(goodness), choices(losses)
 
 
 @dataclass
 class LayerModel(Model):
-    """The values of a layer, which are keyword arguments of `FFLayer`."""
+    """The values of a layer: see configs/layers.yaml and `FFLayer`."""
 
     goodness: str = one_of(*GOODNESSES)
     loss: str = one_of(*LOSSES)
@@ -23,6 +24,10 @@ class LayerModel(Model):
     peer_normalisation: float = number(at_least=0)
     peer_momentum: float = number(at_least=0, below=1)
     initial_mean_activity: float = number(at_least=0)
+
+    def of_layer(self) -> dict[str, str | float]:
+        """The keyword arguments of `FFLayer`."""
+        return {each.name: getattr(self, each.name) for each in fields(LayerModel) if each not in fields(Model)}
 
 
 def root_mean_square(v: Tensor, tiny: float = 1e-8) -> Tensor:
@@ -38,22 +43,40 @@ def length_normalise(v: Tensor) -> Tensor:
     return v / root_mean_square(v)
 
 
-class FFLayer(nn.Module):
-    """h = relu(W n + b), for normalised inputs n; trained by a local loss on its goodness.
+def by_autograd(function: Callable, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """The derivatives of `function`, whose entries each depend on their own sample alone, by its inputs."""
+    with torch.enable_grad():
+        inputs = [x.detach().requires_grad_() for x in inputs]
+        return torch.autograd.grad(function(*inputs).sum(), inputs)
+
+
+class ReLULayer(nn.Module):
+    """h = relu(W n + b), biases from zero."""
+
+    def __init__(self, below: Connections):
+        super().__init__()
+        self.below = below
+        self.bias = nn.Parameter(torch.zeros(below.own.size))
+
+    def forward(self, n: Tensor) -> Tensor:
+        """h ([B, d_{l-1}] -> [B, d_l])."""
+        return self.below(n).float().add_(self.bias).relu_()
+
+
+class FFLayer(ReLULayer):
+    """A layer on normalised inputs n that learns by a local loss on its goodness.
 
     Args:
-        in_features, out_features: widths d_{l-1} and d_l.
-        goodness, .. initial_mean_activity: the values of configs/layers.yaml; the layer's threshold theta is
-            `threshold * out_features`.
-        matmul_dtype: of the matrix products; weights, normalisation, goodness and loss stay in fp32.
-        weight_std: standard deviation of the initial weights; biases start at zero.
-        generator: source of the initial weights (on the CPU, so that every device starts from the same net).
+        below: connections from the layer below or the image; above: from the layer above or the label (section 3.4).
+        goodness, loss: names of functions of src/layers/goodness.py and src/layers/losses.py.
+        threshold: theta per unit; temperature: T.
+        peer_normalisation: lambda; peer_momentum: of the running means m; initial_mean_activity: where they start.
     """
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        below: Connections,
+        above: Connections | None = None,
         *,
         goodness: str,
         loss: str,
@@ -62,79 +85,105 @@ class FFLayer(nn.Module):
         peer_normalisation: float,
         peer_momentum: float,
         initial_mean_activity: float,
-        matmul_dtype: torch.dtype,
-        weight_std: float,
-        generator: torch.Generator,
     ):
-        super().__init__()
-        self.weight = nn.Parameter(weight_std * torch.randn(out_features, in_features, generator=generator))
-        self.bias = nn.Parameter(torch.zeros(out_features))
-        self.register_buffer("mean_activity", torch.full((out_features,), initial_mean_activity))
+        super().__init__(below)
+        self.above = above
+        self.register_buffer("mean_activity", torch.full_like(self.bias.data, initial_mean_activity))
         self.goodness = GOODNESSES[goodness]
         self.loss = LOSSES[loss]
-        self.theta = threshold * out_features
+        self.theta = threshold * below.own.size
         self.temperature = temperature
         self.peer_normalisation = peer_normalisation
         self.peer_momentum = peer_momentum
-        self.matmul_dtype = matmul_dtype
 
-    def total_input(self, n: Tensor, weight: Tensor | None = None) -> Tensor:
-        """z = W n + b ([B, d_{l-1}] -> [B, d_l]); `weight`: W in the dtype of the products, if it is at hand."""
-        return linear(n, self.weight if weight is None else weight, self.matmul_dtype).add_(self.bias)
-
-    def forward(self, n: Tensor, weight: Tensor | None = None) -> Tensor:
-        """h = relu(z) ([B, d_{l-1}] -> [B, d_l])."""
-        return self.total_input(n, weight).relu_()
-
-    def learn(self, n: Tensor, h: Tensor, momentum: float, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Smooths the gradient of the layer's own loss into its parameters' `.grad` (`smooth_outer`).
+    def learn(
+        self,
+        seen: Sequence[Tensor],
+        h: Tensor,
+        momentum: float,
+        *,
+        iterations: int = 1,
+        gate: Tensor | None = None,
+        dh_dz: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Adds the gradient of the layer's own loss to its momentum buffers, g <- mu g + (1 - mu) dloss/dW.
 
         This is all of Forward-Forward learning: nothing of it comes from another layer, so nothing is propagated back.
 
         Args:
-            n: normalised inputs of B positive and, below them, the B negative cases ([2B, d_{l-1}]); h: activities
-                ([2B, d_l]).
-            scale: what dropout has multiplied the surviving activities by.
+            seen: n of the layer below and, if there are connections from above, n of that ([N, d_{l-1}], [N, d_{l+1}]);
+                fewer rows, if what they hold is seen again and again.
+            h: activities of B positives and, below them, B negatives; in a recurrent net those of the iterations below
+                one another, N = 2 B iterations ([N, d_l]). The loss is the mean over the iterations.
+            gate: 1[z > 0] ([N, d_l]), where that is not 1[h > 0]; dh_dz: the slope of h where it is 1.
 
         Returns:
-            the loss of each pair ([B]) and the goodness of each case ([2B]).
+            the loss of each pair ([B]) and the goodness of each sample ([2B]), means over the iterations.
         """
-        size = len(h) // 2
-        G = self.goodness(h)
-        loss, *dloss_dG = self.loss(*G.chunk(2), theta=self.theta, temperature=self.temperature)
-        dloss_dG = torch.cat(dloss_dG) / (size / scale)  # of the mean loss over the pairs: [2B]
-        cases = significant(dloss_dG.abs())
-        h_of_cases = rows(h, cases)
-        dz = self.derivative(h_of_cases, rows(dloss_dG, cases), gate=h_of_cases > 0)
-        # Peer normalisation is one case more, the mean of the positives: its derivative is the same for all of them,
-        # and the ReLU does not gate it, so that it revives units that never fire.
-        dz = torch.cat([dz, -self.peer_pull(h[:size].mean(dim=0))[None]])
-        self.smooth_gradient(dz, torch.cat([rows(n, cases), n[:size].mean(dim=0, keepdim=True)]), momentum)
-        return loss, G
+        B = len(h) // (2 * iterations)
+        G = self.goodness(h).unflatten(0, (iterations, 2, B))
+        positive, negative = G.unbind(1)
+        loss = self.loss(positive, negative, theta=self.theta, temperature=self.temperature)
+        dloss_dG = torch.stack(self.loss_slope(positive, negative), dim=1).flatten() * (dh_dz / (iterations * B))
 
-    def derivative(self, h: Tensor, dloss_dG: Tensor, gate: Tensor) -> Tensor:
-        """dloss/dz = dloss/dG dG/dh 1[z > 0] ([B, d_l]), of activities h ([B, d_l]), dloss/dG ([B]) and the ReLU's gate
-        1[z > 0] ([B, d_l]).
-        """
-        return dloss_dG[:, None] * self.slope(h) * gate
+        rows = rows_that_matter(dloss_dG)
+        h_of_rows = select(h, rows)
+        gate = h_of_rows > 0 if gate is None else select(gate, rows)
+        dz = select(dloss_dG, rows)[:, None] * self.slope(h_of_rows) * gate  # dloss/dz = dloss/dG dG/dh dh/dz
+        # Peer normalisation is one row more, the mean of the positives: its derivative is the same for all of them, and
+        # the ReLU does not gate it, so that it revives units that never fire.
+        pull = -self.peer_pull(mean_of_positives(h, B))
+        self.bias.grad.lerp_(dz.sum(dim=0).add_(pull), 1 - momentum)
+        for connections, n in zip(filter(None, (self.below, self.above)), seen, strict=True):
+            d, of_rows = per_row_seen(dz, n, rows, len(h))
+            n = torch.cat([of_rows, mean_of_positives(n, B)[None].to(n.dtype)])
+            connections.smooth(torch.cat([d, pull[None]]), n, momentum)
+        return loss.mean(dim=0), G.mean(dim=0).flatten()
+
+    def loss_slope(self, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+        """dloss/dG of the positives and of the negatives (each [..., B])."""
+        options = {"theta": self.theta, "temperature": self.temperature}
+        if self.loss in losses.DERIVATIVES:
+            return losses.DERIVATIVES[self.loss](positive, negative, **options)
+        return by_autograd(lambda *G: self.loss(*G, **options), positive, negative)
 
     def slope(self, h: Tensor) -> Tensor:
-        """dG/dh ([B, d_l] -> [B, d_l]): of a case by its own activities, without any matrix or other layer."""
-        if self.goodness in SLOPES:
-            return SLOPES[self.goodness](h)
-        with torch.enable_grad():
-            h = h.detach().requires_grad_()
-            return torch.autograd.grad(self.goodness(h).sum(), h)[0]
+        """dG/dh ([B, d_l] -> [B, d_l]): of a sample by its own activities, without any matrix or other layer."""
+        if self.goodness in goodness.SLOPES:
+            return goodness.SLOPES[self.goodness](h)
+        return by_autograd(self.goodness, h)[0]
 
     def peer_pull(self, mean_h: Tensor) -> Tensor:
-        """Peer normalisation (section 3.2, and the Matlab code): what it adds to the mean over the positive cases of
+        """Peer normalisation (section 3.2, and the Matlab code): what it adds to the mean over the positives of
         -dloss/dz, lambda * (mean over units of m - m) ([d_l]), after an update of the running means m with the mean
         activities of the positives ([d_l]).
         """
         self.mean_activity.lerp_(mean_h, 1 - self.peer_momentum)  # m <- 0.9 m + 0.1 mean(h)
         return self.peer_normalisation * (self.mean_activity.mean() - self.mean_activity)
 
-    def smooth_gradient(self, dz: Tensor, n: Tensor, momentum: float) -> None:
-        """Of dz ([B, d_l]) and n ([B, d_{l-1}]): dz^T n is the gradient of the weights, the sum of dz of the biases."""
-        self.bias.grad.lerp_(dz.sum(dim=0), 1 - momentum)
-        smooth_outer(self.weight.grad, dz, n, momentum, self.matmul_dtype)
+
+def mean_of_positives(x: Tensor, B: int) -> Tensor:
+    """Of rows that are B positives, B negatives, B positives .. ([N, d] -> [d], fp32)."""
+    return x.unflatten(0, (-1, B))[::2].mean(dim=(0, 1), dtype=torch.float32)
+
+
+def per_row_seen(dz: Tensor, n: Tensor, rows: Tensor | None, samples: int) -> tuple[Tensor, Tensor]:
+    """dz of `rows` of the samples and what each of them sees, of n ([., d_l], [., d]).
+
+    Where n has fewer rows than there are samples (the image, at all iterations), dz is added up over those that see the
+    same one: one product with n instead of many.
+    """
+    if len(n) == samples:
+        return dz, select(n, rows)
+    if rows is None:  # index_add_ would add them up in another order each time on a GPU
+        return dz.unflatten(0, (-1, len(n))).sum(dim=0), n
+    return dz.new_zeros(len(n), dz.shape[1]).index_add_(0, rows % len(n), dz), n
+
+
+def activities(layers: Sequence[FFLayer], x: Tensor) -> list[Tensor]:
+    """h of every layer, for inputs x that are not normalised yet ([B, d] -> tensors [B, d_l])."""
+    all_h = []
+    for layer in layers:
+        x = layer(length_normalise(x))
+        all_h.append(x)
+    return all_h

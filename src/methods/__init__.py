@@ -3,14 +3,8 @@
 A method's module has
 - `SECTION`, and `PUBLISHED`: what was published of it, the only place where these figures stand;
 - `Model` and `Training`: the types and ranges of the values in `model` and `training`;
-- `new_net(**model, generator, matmul_dtype)`: a new net, on the CPU;
-- `phases(net, **training)`: what is trained, in order, with which update and which optimiser;
-- `scores(net, images)`: the score of every class by every way to classify (images in [0, 1], [B, 784] -> each [B, 10]);
-  the first is the paper's;
-- `pictures(net, test, scores, **training)`: what can be drawn of a trained net, by file name;
+- `Net`: the net (`src.methods.net`), with its update and its rules to classify;
 - `SMALLEST_BATCH`: how many images an update needs.
-
-The recurrent one has `draw_settling(net, image)` besides, for the page to draw on.
 """
 
 from importlib import import_module

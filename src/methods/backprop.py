@@ -9,16 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.config import values
-from src.config.values import SIDE, number
-from src.datasets.batches import Examples
-from src.layers.dropout import dropped, survivors
-from src.layers.products import linear, rows, significant, smooth_outer
+from src.config.values import number
+from src.layers.connections import Connections, Map, rows_that_matter, select
+from src.layers.dropout import dropout_mask, dropped
+from src.layers.layer import ReLULayer
 from src.layers.readout import Readout
 from src.methods import Published
+from src.methods.net import Net as AnyNet
 from src.negatives.codes import one_hot
 from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
-from src.training.optimiser import SGD, descend, make_optimizer, momentum_of
+from src.training.optimiser import SGD, descend, make_optimizer
 
 SECTION = "3.1"
 SMALLEST_BATCH = 1
@@ -33,62 +34,59 @@ class Training(values.Training):
     adversarial: float = number(at_least=0)
 
 
-class BackpropNet(nn.Module):
-    """Hidden layers h_l = relu(W_l h_{l-1} + b_l) over the pixels, and a read-out of the last one.
+class Net(AnyNet):
+    """Hidden layers h_l = relu(W_l h_{l-1} + b_l) over the image, and a read-out of the last one.
 
-    Args:
-        input_dim, hidden_dims: d_0 and d_1..d_L.
-        generator: source of the initial weights, W_l ~ N(0, 2 / d_{l-1}), which keeps the mean square of the activities
-            (He et al. 2015); biases and read-out start at zero.
-        matmul_dtype: of the matrix products between hidden layers.
+    W_l ~ N(0, 2 / d_{l-1}), which keeps the mean square of the activities (He et al. 2015).
     """
 
     def __init__(
-        self, input_dim: int, hidden_dims: Sequence[int], *, generator: torch.Generator, matmul_dtype: torch.dtype
+        self, model: Model, shape: Map, classes: int, *, generator: torch.Generator, matmul_dtype: torch.dtype
     ):
-        super().__init__()
-        dims = list(pairwise([input_dim, *hidden_dims]))
-        self.weights = nn.ParameterList(
-            (2 / fan_in) ** 0.5 * torch.randn(fan_out, fan_in, generator=generator) for fan_in, fan_out in dims
+        super().__init__(model, shape, classes)
+        maps = [shape, *(Map(1, 1, dim) for dim in model.hidden_dims)]
+        options = {"generator": generator, "dtype": matmul_dtype}
+        self.layers = nn.ModuleList(
+            ReLULayer(Connections(seen, own, std=(2 / seen.size) ** 0.5, **options)) for seen, own in pairwise(maps)
         )
-        self.biases = nn.ParameterList(torch.zeros(fan_out) for _, fan_out in dims)
-        self.readout = Readout(dims[-1][1])
-        self.matmul_dtype = matmul_dtype
+        self.readout = Readout(maps[-1].size, classes)
 
     def activities(self, images: Tensor, masks: Sequence[Tensor | None] | None = None) -> list[Tensor]:
-        """h_0..h_L ([B, 784], pixels in [0, 1] -> L + 1 tensors [B, d_l]); `masks`: of dropout (each [B, d_l])."""
+        """h_0..h_L ([B, D] -> L + 1 tensors [B, d_l]); `masks`: of dropout (each [B, d_l])."""
         all_h = [images]
-        for weight, bias, mask in zip(self.weights, self.biases, masks or [None] * len(self.weights), strict=True):
-            all_h.append(dropped(linear(all_h[-1], weight, self.matmul_dtype).add_(bias).relu_(), mask))
+        for layer, mask in zip(self.layers, masks or [None] * len(self.layers), strict=True):
+            all_h.append(dropped(layer(all_h[-1]), mask))
         return all_h
 
+    def phases(self, training: Training) -> list[Phase]:
+        """One."""
+        optimizer = make_optimizer(self, training)
+        update = compiled(step, self) if training.compile else step
+        scale = 1 / (1 - training.dropout)  # keeps the mean, as is usual
 
-def adversarial_images(net: BackpropNet, images: Tensor, labels: Tensor, length: float) -> Tensor:
-    """Each image moved by `length` (L2) to where the cross-entropy of its class is higher ([B, 784] -> [B, 784]).
+        def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+            p = training.input_dropout
+            images = dropped(images, dropout_mask(images.shape, p, generator, scale=1 / (1 - p)))
+            shapes = [(len(images), len(layer.bias)) for layer in self.layers]
+            masks = [dropout_mask(shape, training.dropout, generator, scale) for shape in shapes]
+            return update(self, optimizer, images, labels, masks=masks, scale=scale, adversarial=training.adversarial)
 
-    As in src/methods/supervised.py, but the slope is carried down through all layers.
-    """
-    all_h = net.activities(images)
-    wrong = net.readout(all_h[-1]).scatter(1, labels[:, None], -torch.inf).softmax(dim=1)
-    # softmax - one-hot, divided by 1 - p(true), of which fp32 keeps nothing where the net is sure
-    dh = (wrong - one_hot(labels)) @ net.readout.weight
-    for weight, h in zip(reversed(net.weights), reversed(all_h), strict=False):
-        dh = linear(dh * (h > 0), weight.T, net.matmul_dtype)
-    return images + length * F.normalize(dh)
+        return [Phase(training.epochs, optimizer, update_from, readout_rate="learning_rate")]
 
-
-def new_net(*, hidden_dims: Sequence[int], generator: torch.Generator, matmul_dtype: torch.dtype) -> BackpropNet:
-    """A new net with initial weights from `generator`."""
-    return BackpropNet(SIDE * SIDE, hidden_dims, generator=generator, matmul_dtype=matmul_dtype)
+    @torch.no_grad()
+    def scores(self, images: Tensor) -> dict[str, Tensor]:
+        """By the read-out."""
+        return {"one_pass": self.readout(self.activities(images)[-1])}
 
 
 @torch.no_grad()
 def step(
-    net: BackpropNet,
+    net: Net,
     optimizer: SGD,
     images: Tensor,
     labels: Tensor,
-    masks: Sequence[Tensor] | None = None,
+    *,
+    masks: Sequence[Tensor | None] | None = None,
     scale: float = 1.0,
     adversarial: float = 0.0,
 ) -> dict[str, Tensor]:
@@ -98,64 +96,40 @@ def step(
     line that carries dz down through the weights.
 
     Args:
-        images: pixels in [0, 1] ([B, 784]); labels: true classes ([B], int64).
+        images: in [0, 1] ([B, D]); labels: true classes ([B], int64).
         masks: of dropout, for each layer's activities ([B, d_l]); its entries are 0 or `scale`.
         adversarial: how far every second image is moved (`adversarial_images`).
     """
-    dtype = net.matmul_dtype
     if adversarial:
         images = images.clone()
         images[::2] = adversarial_images(net, images[::2], labels[::2], adversarial)
     all_h = net.activities(images, masks)
     logits = net.readout(all_h[-1])
-    momentum = momentum_of(optimizer)
-    readout_loss = net.readout.learn(all_h[-1], logits, labels, momentum)
+    readout_loss = net.readout.learn(all_h[-1], logits, labels, optimizer.momentum)
 
     d_logits = net.readout.error(logits, labels)
-    cases = significant(d_logits.abs().amax(dim=1))
-    all_h = [rows(h, cases) for h in all_h]
-    dz = (rows(d_logits, cases) @ net.readout.weight) * (all_h[-1] > 0) * scale
-    for layer in reversed(range(len(net.weights))):
-        net.biases[layer].grad.lerp_(dz.sum(dim=0), 1 - momentum)
-        smooth_outer(net.weights[layer].grad, dz, all_h[layer], momentum, dtype)
-        if layer > 0:
-            dz = linear(dz, net.weights[layer].T, dtype) * (all_h[layer] > 0) * scale
+    rows = rows_that_matter(d_logits.abs().amax(dim=1))
+    all_h = [select(h, rows) for h in all_h]
+    dh = select(d_logits, rows) @ net.readout.weight
+    for index, layer in reversed(list(enumerate(net.layers))):
+        dz = dh * (all_h[index + 1] > 0) * scale
+        layer.bias.grad.lerp_(dz.sum(dim=0), 1 - optimizer.momentum)
+        layer.below.smooth(dz, all_h[index], optimizer.momentum)
+        if index > 0:
+            dh = layer.below.back(dz)
     descend(optimizer)
     return step_figures([], readout_loss)
 
 
-def phases(
-    net: BackpropNet,
-    *,
-    epochs: int,
-    dropout: float,
-    input_dropout: float,
-    adversarial: float,
-    compile: bool,
-    **rates,
-) -> list[Phase]:
-    """One. `rates` are those of `make_optimizer`."""
-    optimizer = make_optimizer(net.named_parameters(), **rates)
-    update = compiled(step, net.weights[0].device) if compile else step
-    scale = 1 / (1 - dropout)  # keeps the mean, as is usual
+def adversarial_images(net: Net, images: Tensor, labels: Tensor, length: float) -> Tensor:
+    """Each image moved by `length` (L2) to where the cross-entropy of its class is higher ([B, D] -> [B, D]).
 
-    def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        images = dropped(images, survivors(images.shape, input_dropout, 1 / (1 - input_dropout), generator))
-        shapes = [(len(images), len(bias)) for bias in net.biases]
-        masks = [survivors(shape, dropout, scale, generator) for shape in shapes] if dropout else None
-        return update(net, optimizer, images, labels, masks, scale, adversarial)
-
-    return [Phase(epochs, optimizer, update_from, readout_rate="learning_rate")]
-
-
-@torch.no_grad()
-def scores(net: BackpropNet, images: Tensor) -> dict[str, Tensor]:
-    """By the read-out ([B, 784] -> [B, 10])."""
-    return {"one_pass": net.readout(net.activities(images)[-1])}
-
-
-def pictures(net: BackpropNet, test: Examples, scores: dict[str, Tensor], **_) -> dict:
-    """First-layer weights."""
-    from src.pictures.figures import draw_receptive_fields
-
-    return {"receptive_fields": draw_receptive_fields(net.weights[0].detach().cpu())}
+    As `src.methods.supervised.moved`, but the slope is carried down through all layers.
+    """
+    all_h = net.activities(images)
+    wrong = net.readout(all_h[-1]).scatter(1, labels[:, None], -torch.inf).softmax(dim=1)
+    # softmax - one-hot, divided by 1 - p(true), of which fp32 keeps nothing where the net is sure
+    dh = (wrong - one_hot(labels, net.classes)) @ net.readout.weight
+    for layer, h in zip(reversed(net.layers), reversed(all_h), strict=False):
+        dh = layer.below.back(dh * (h > 0))
+    return images + length * F.normalize(dh)

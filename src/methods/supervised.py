@@ -1,27 +1,27 @@
 """The supervised net: label codes in the image, three passes, one update (section 3.3)."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.config import values
-from src.config.values import SIDE, choices, number, one_of, widths
-from src.datasets.batches import Examples, to_unit
-from src.layers.dropout import dropped, survivors
-from src.layers.layer import FFLayer, LayerModel, length_normalise, root_mean_square
-from src.layers.products import linear
+from src.config.values import ConfigError, choices, number, one_of, widths
+from src.layers.connections import Connections, Map
+from src.layers.dropout import dropout_mask, dropped
+from src.layers.layer import FFLayer, LayerModel, activities, length_normalise, root_mean_square
 from src.layers.readout import Readout
-from src.layers.stack import activities, dense_layers, normalised, thresholds
 from src.methods import Published
+from src.methods.net import Net as AnyNet
 from src.negatives import wrong_labels
-from src.negatives.codes import NUM_CLASSES, embed, neutral, one_hot
-from src.training.compiling import RoundedWeights, compiled
+from src.negatives.codes import embed, neutral, one_hot
+from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
-from src.training.optimiser import SGD, descend, make_optimizer, momentum_of
+from src.training.optimiser import SGD, descend, make_optimizer
 
 SECTION = "3.3"
 SMALLEST_BATCH = 1
@@ -40,249 +40,188 @@ class Model(LayerModel):
     hidden_dims: list[int] = widths(at_least=2, reason="because goodness and read-out leave the first one out")
     weight_scale: str = one_of("fan_in", "fan_out")
 
+    def check_images(self, shape: Map, classes: int) -> None:
+        """Raises ConfigError if the label's K numbers would take more than half of the image."""
+        if shape.size < 2 * classes:
+            wrong = f"the labels of {classes} classes are written over the first {classes} numbers of an image"
+            raise ConfigError(f"method=supervised: {wrong}, which has only {shape.size}; it needs {2 * classes}")
+
 
 @dataclass
 class Training(values.Training):
     negatives: str = one_of(*WRONG_LABELS)
-    dropout: float = number(at_least=0, below=1)
     input_dropout: float = number(at_least=0, below=1)
     adversarial: float = number(at_least=0)
 
 
-class FFNet(nn.Module):
-    """Hidden layers 1..L over the pixels, and a read-out of the normalised activities of layers 2..L."""
+class Pixels(NamedTuple):
+    """Images under any label: `x` without their first K numbers ([B, D]), and `Wx`, the first layer's ([B, d_1])."""
 
-    def __init__(self, layers: Sequence[FFLayer]):
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.readout = Readout(sum(len(layer.bias) for layer in layers[1:]))
-
-    def product_weights(self) -> list[Tensor]:
-        """Every layer's weights in the dtype of its products: one cast for several passes."""
-        return [layer.weight.to(layer.matmul_dtype) for layer in self.layers]
+    x: Tensor
+    Wx: Tensor
 
 
-class FirstLayer:
-    """The first layer on the same images under several label codes.
+class FirstLayer(FFLayer):
+    """The layer that sees the image and its label code: h = relu(W n(x) + b).
 
-    W n(x) = (W_image x_image + W_code x_code) / rms(x): the first product, of all pixels but ten, serves every code.
-    The second is made in fp32.
-
-    Args:
-        images: pixels in [0, 1] ([B, 784]); weight: the layer's, in the dtype of its products.
+    W n(x) = (W x_image + W x_code) / rms(x): the first product, of all numbers but K, serves every code. The second is
+    made in fp32.
     """
 
-    def __init__(self, layer: FFLayer, images: Tensor, weight: Tensor):
-        self.layer = layer
-        self.images = embed(images, images.new_zeros(NUM_CLASSES))
-        self.product = linear(self.images, weight, layer.matmul_dtype)  # [B, d_1]
+    def of_pixels(self, images: Tensor, classes: int) -> Pixels:
+        """Of images in [0, 1] ([B, D])."""
+        x = embed(images, images.new_zeros(classes))
+        return Pixels(x, self.below(x).float())
 
-    def inputs(self, codes: Tensor) -> Tensor:
-        """x, for one or more codes of every image ([K B, 10] -> [K B, 784])."""
-        return embed(self.images.repeat(len(codes) // len(self.images), 1), codes)
-
-    def activity(self, codes: Tensor, x: Tensor) -> Tensor:
-        """h = relu(W n(x) + b), for x = `inputs(codes)` ([K B, 784] -> [K B, d_1])."""
-        image_part = self.product.repeat(len(codes) // len(self.product), 1)
-        product = image_part.addmm_(codes, self.layer.weight[:, :NUM_CLASSES].T)
-        return torch.addcmul(self.layer.bias, product, 1 / root_mean_square(x)).relu_()
+    def under(self, pixels: Pixels, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """n(x) and h with one or more codes of every image ([K B, classes] -> [K B, D], [K B, d_1])."""
+        times = len(codes) // len(pixels.x)
+        x = embed(pixels.x.repeat(times, 1), codes)
+        Wx = pixels.Wx.repeat(times, 1).addmm_(codes, self.below.weight[:, : codes.shape[1]].T)
+        rms = root_mean_square(x)
+        return x / rms, torch.addcmul(self.bias, Wx, 1 / rms).relu_()
 
 
-def adversarial_images(layer: FFLayer, images: Tensor, codes: Tensor, weight: Tensor, length: float) -> Tensor:
-    """Each image moved by `length` to where the first layer's loss of its pair is higher ([B, 784] -> [B, 784]).
+class Net(AnyNet):
+    """Hidden layers 1..L over the image, and a read-out of the normalised activities of layers 2..L."""
 
-    Adversarial training (Goodfellow et al. 2015, arXiv 1412.6572; with steps of one L2 norm, Miyato et al. 2018, arXiv
-    1704.03976), but local: the loss is the first layer's own, and no other layer has a part in it. The positive and the
-    negative of an image are moved alike, so that the label remains all that tells them apart.
+    def __init__(
+        self, model: Model, shape: Map, classes: int, *, generator: torch.Generator, matmul_dtype: torch.dtype
+    ):
+        super().__init__(model, shape, classes)
+        self.layers = nn.ModuleList(
+            kind(below, **model.of_layer())
+            for kind, below in zip(
+                [FirstLayer] + [FFLayer] * (len(model.hidden_dims) - 1),
+                dense_stack(shape, model.hidden_dims, model.weight_scale, generator=generator, dtype=matmul_dtype),
+                strict=True,
+            )
+        )
+        self.readout = Readout(sum(model.hidden_dims[1:]), classes)
 
-    Args:
-        layer: the first one; weight: its weights in the dtype of its products.
-        codes: of the positives and, below them, the negatives ([2B, 10]).
-    """
-    first = FirstLayer(layer, images, weight)
-    x = first.inputs(codes)
-    n, h = length_normalise(x), first.activity(codes, x)
-    # Where the layer is sure, these derivatives are beyond fp32 (for T = 1, from a margin of 90). MPS has no fp64.
-    G = layer.goodness(h).to(torch.float32 if h.device.type == "mps" else torch.float64)
-    _, *dloss_dG = layer.loss(*G.chunk(2), theta=layer.theta, temperature=layer.temperature)
-    dloss_dG = torch.stack(dloss_dG)  # [2, B]
-    largest = dloss_dG.abs().amax(dim=0).clamp_min(torch.finfo(G.dtype).tiny)
-    dloss_dG = (dloss_dG / largest).float()  # their common size does not matter
-    dn = linear(layer.derivative(h, dloss_dG.flatten(), gate=h > 0), weight.T, layer.matmul_dtype)
-    dx = dn - n * (dn * n).mean(dim=1, keepdim=True)  # times rms(x), which is the same for both codes
-    direction = embed(sum(dx.chunk(2)), dx.new_zeros(NUM_CLASSES))
-    return images + length * F.normalize(direction)
+    @property
+    def first(self) -> FirstLayer:
+        return self.layers[0]
+
+    def features(self, pixels: Pixels) -> Tensor:
+        """What the read-out sees under the neutral code: n(h) of layers 2..L ([B, d_2 + .. + d_L])."""
+        _, h = self.first.under(pixels, neutral(pixels.x, self.classes))
+        return torch.cat([length_normalise(h) for h in activities(self.layers[1:], h)], dim=1)
+
+    def phases(self, training: Training) -> list[Phase]:
+        """One: everything learns together."""
+        optimizer = make_optimizer(self, training)
+        update = compiled(step, self) if training.compile else step
+        how = {"choose": WRONG_LABELS[training.negatives], "adversarial": training.adversarial}
+
+        def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+            noise = images.new_empty(len(images), self.classes).exponential_(generator=generator)
+            # An image has the same pixels in all three passes. Their scale does not matter, as inputs are normalised.
+            images = dropped(images, dropout_mask(images.shape, training.input_dropout, generator))
+            return update(self, optimizer, images, labels, noise, **how)
+
+        return [Phase(training.epochs, optimizer, update_from)]
+
+    @torch.no_grad()
+    def scores(self, images: Tensor) -> dict[str, Tensor]:
+        """For images whose first K numbers are free.
+
+        Rules: "goodness" (hidden layers 2..L, the paper's), "one_pass" (the read-out's logits after a single pass with
+        the neutral code), "goodness_all_layers" (the first included), "goodness_and_one_pass" (the latter and the
+        logits, each standardised over the labels, added), "goodness_layer_1".. (one layer alone).
+        """
+        pixels = self.first.of_pixels(images, self.classes)
+        per_label = []
+        for label in range(self.classes):
+            _, h = self.first.under(pixels, one_hot(images.new_full((len(images),), label).long(), self.classes))
+            all_h = [h, *activities(self.layers[1:], h)]
+            per_label.append(torch.stack([layer.goodness(h) for layer, h in zip(self.layers, all_h, strict=True)]))
+        goodnesses = torch.stack(per_label, dim=2)  # [L, B, classes]
+        all_layers, logits = goodnesses.sum(dim=0), self.readout(self.features(pixels))
+        return {
+            "goodness": goodnesses[1:].sum(dim=0),
+            "one_pass": logits,
+            "goodness_all_layers": all_layers,
+            "goodness_and_one_pass": standardised(all_layers) + standardised(logits),
+            **{f"goodness_layer_{layer}": of_layer for layer, of_layer in enumerate(goodnesses, start=1)},
+        }
 
 
-def new_net(*, hidden_dims: Sequence[int], **options) -> FFNet:
-    """A new net; `options` are those of `dense_layers`."""
-    return FFNet(dense_layers(SIDE * SIDE, hidden_dims, **options))
+def dense_stack(shape: Map, hidden_dims: list[int], weight_scale: str, **options) -> list[Connections]:
+    """Dense connections of layers 1..L; "fan_in": W_l ~ N(0, 1 / d_{l-1}), "fan_out": W_l ~ N(0, 1 / d_l)."""
+    maps = [shape, *(Map(1, 1, dim) for dim in hidden_dims)]
+    fans = [(seen if weight_scale == "fan_in" else own).size for seen, own in pairwise(maps)]
+    return [Connections(*ends, std=fan**-0.5, **options) for ends, fan in zip(pairwise(maps), fans, strict=True)]
 
 
 @torch.no_grad()
 def step(
-    net: FFNet,
+    net: Net,
     optimizer: SGD,
-    choose_wrong_labels: Callable[[Tensor, Tensor, Tensor], Tensor],
     images: Tensor,
     labels: Tensor,
     noise: Tensor,
-    masks: Sequence[Tensor] | None = None,
-    scale: float = 1.0,
-    rounded: Sequence[Tensor] | None = None,
+    *,
+    choose: Callable[[Tensor, Tensor, Tensor], Tensor],
     adversarial: float = 0.0,
 ) -> dict[str, Tensor]:
     """Three passes of a mini-batch with the same weights, then one update of every layer and the read-out.
 
     Args:
-        choose_wrong_labels: one of src/negatives/wrong_labels.py; noise: what it takes ([B, 10]).
-        images: pixels in [0, 1] ([B, 784]); labels: true classes ([B], int64).
-        masks: of dropout, for the activities of each layer in the neutral, the positive and the negative pass
-            ([3B, d_l]); its entries are 0 or `scale`.
-        rounded: every layer's weights in the dtype of its products, if they are kept; they are written again.
-        adversarial: how far every second image is moved for the latter two passes (`adversarial_images`).
+        images: in [0, 1] ([B, D]); labels: true classes ([B], int64).
+        choose: one of src/negatives/wrong_labels.py; noise: what it takes ([B, classes]).
+        adversarial: how far every second image is moved for the latter two passes (`moved`).
 
     Returns:
         `step_figures`.
     """
-    weights = rounded or net.product_weights()
-    first = FirstLayer(net.layers[0], images, weights[0])
-    neutral_masks, pair_masks = [None] * len(weights), [None] * len(weights)
-    if masks:
-        neutral_masks, pair_masks = zip(*(mask.tensor_split([len(images)]) for mask in masks), strict=True)
-
-    # Neutral pass: trains the read-out, and says which wrong labels are hard.
-    features = neutral_features(net, first, weights, neutral_masks)
+    # Neutral pass: the read-out learns from it, and says which wrong labels are hard.
+    pixels = net.first.of_pixels(images, net.classes)
+    features = net.features(pixels)
     logits = net.readout(features)
-    wrong_labels = choose_wrong_labels(logits, labels, noise)
-    momentum = momentum_of(optimizer)
-    readout_loss = net.readout.learn(features, logits, labels, momentum)
+    both = torch.cat([labels, choose(logits, labels, noise)])
+    readout_loss = net.readout.learn(features, logits, labels, optimizer.momentum)
 
-    # Positive and negative pass, one below the other. A layer learns as soon as its activity is known.
-    if adversarial:  # half of the images are left as they are (Goodfellow et al. 2015, section 6)
-        every_second = one_hot(torch.cat([labels[::2], wrong_labels[::2]]))
-        images = images.clone()
-        images[::2] = adversarial_images(net.layers[0], images[::2], every_second, weights[0], adversarial)
-        first = FirstLayer(net.layers[0], images, weights[0])
-    codes = one_hot(torch.cat([labels, wrong_labels]))
-    x = first.inputs(codes)
-    h = dropped(first.activity(codes, x), pair_masks[0])
-    figures = [net.layers[0].learn(length_normalise(x), h, momentum, scale)]
-    for layer, weight, mask in zip(net.layers[1:], weights[1:], pair_masks[1:], strict=True):
+    # Positive pass and, below it, the negative one. A layer learns as soon as it is active.
+    codes = one_hot(both, net.classes)
+    if adversarial:
+        pixels = moved(net.first, pixels, codes, adversarial)
+    n, h = net.first.under(pixels, codes)
+    learned = [net.first.learn([n], h, optimizer.momentum)]
+    for layer in net.layers[1:]:
         n = length_normalise(h)  # what is handed on is numbers: no gradient of this layer reaches the one below
-        h = dropped(layer(n, weight), mask)
-        figures.append(layer.learn(n, h, momentum, scale))
+        h = layer(n)
+        learned.append(layer.learn([n], h, optimizer.momentum))
     descend(optimizer)
-    for copy, layer in zip(rounded or [], net.layers, strict=False):
-        copy.copy_(layer.weight)
-    return step_figures(figures, readout_loss)
+    return step_figures(learned, readout_loss)
 
 
-def neutral_features(
-    net: FFNet, first: FirstLayer, weights: Sequence[Tensor], masks: Sequence[Tensor | None]
-) -> Tensor:
-    """What the read-out sees: the normalised activities of layers 2..L under the neutral code ([B, d_2 + .. + d_L])."""
-    codes = neutral(first.images).expand(len(first.images), NUM_CLASSES)
-    h = dropped(first.activity(codes, first.inputs(codes)), masks[0])
-    return torch.cat(normalised(net.layers[1:], length_normalise(h), weights[1:], masks[1:]), dim=1)
+def moved(layer: FirstLayer, pixels: Pixels, codes: Tensor, length: float) -> Pixels:
+    """Every second image moved by `length` (L2) to where the first layer's loss of its pair is higher.
 
-
-def phases(
-    net: FFNet,
-    *,
-    epochs: int,
-    negatives: str,
-    dropout: float,
-    input_dropout: float,
-    adversarial: float,
-    compile: bool,
-    **rates,
-) -> list[Phase]:
-    """One: everything learns together. `rates` are those of `make_optimizer`."""
-    optimizer = make_optimizer(net.named_parameters(), **rates)
-    update = compiled(step, net.layers[0].weight.device) if compile else step
-    rounding = compile and net.layers[0].matmul_dtype != torch.float32
-    rounded = RoundedWeights([layer.weight for layer in net.layers], net.layers[0].matmul_dtype) if rounding else None
-    scale = (1 - dropout) ** -0.5  # keeps the mean sum of squares
-
-    def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        noise = images.new_empty(len(images), NUM_CLASSES).exponential_(generator=generator)
-        # An image has the same pixels in all three passes. Their scale does not matter, as inputs are normalised.
-        images = dropped(images, survivors(images.shape, input_dropout, 1.0, generator))
-        shapes = [(3 * len(images), len(layer.bias)) for layer in net.layers]
-        masks = [survivors(shape, dropout, scale, generator) for shape in shapes] if dropout else None
-        with rounded.written() if rounded else nullcontext() as weights:
-            return update(
-                net, optimizer, WRONG_LABELS[negatives], images, labels, noise, masks, scale, weights, adversarial
-            )
-
-    return [Phase(epochs, optimizer, update_from)]
-
-
-@torch.no_grad()
-def scores(net: FFNet, images: Tensor) -> dict[str, Tensor]:
-    """The two ways to classify, for images whose first pixels are free ([B, 784] -> each [B, 10]).
-
-    Rules: "goodness" (hidden layers 2..L, the paper's), "one_pass" (the read-out's logits after a single pass with the
-    neutral code), "goodness_all_layers" (the first included), "goodness_and_one_pass" (the latter and the logits, each
-    standardised over the labels, added), "goodness_layer_1".. (one layer alone).
+    Adversarial training (Goodfellow et al. 2015, arXiv 1412.6572, which also leaves half of the images as they are;
+    with steps of one L2 norm, Miyato et al. 2018, arXiv 1704.03976), but local: the loss is the first layer's own, and
+    no other layer has a part in it. The positive and the negative of an image are moved alike, so that the label
+    remains all that tells them apart. `codes`: of all positives and, below them, all negatives ([2B, classes]).
     """
-    weights = net.product_weights()
-    first = FirstLayer(net.layers[0], images, weights[0])
-    per_label = []
-    for label in range(NUM_CLASSES):
-        codes = one_hot(torch.full((len(images),), label, device=images.device))
-        h = first.activity(codes, first.inputs(codes))
-        all_h = [h, *activities(net.layers[1:], h, weights[1:])]
-        per_label.append(torch.stack([layer.goodness(h) for layer, h in zip(net.layers, all_h, strict=True)]))
-    goodnesses = torch.stack(per_label, dim=2)  # [L, B, 10]
-    all_layers = goodnesses.sum(dim=0)
-    logits = net.readout(neutral_features(net, first, weights, [None] * len(weights)))
-    return {
-        "goodness": goodnesses[1:].sum(dim=0),
-        "one_pass": logits,
-        "goodness_all_layers": all_layers,
-        "goodness_and_one_pass": standardised(all_layers) + standardised(logits),
-        **{f"goodness_layer_{layer}": of_layer for layer, of_layer in enumerate(goodnesses, start=1)},
-    }
+    half = Pixels(*(x[::2] for x in pixels))
+    codes = torch.cat([part[::2] for part in codes.chunk(2)])
+    n, h = layer.under(half, codes)
+    # Where the layer is sure, these derivatives are beyond fp32 (for T = 1, from a margin of 90). MPS has no fp64.
+    G = layer.goodness(h).to(torch.float32 if h.device.type == "mps" else torch.float64)
+    dloss_dG = torch.stack(layer.loss_slope(*G.chunk(2)))  # [2, B / 2]
+    dloss_dG = dloss_dG / dloss_dG.abs().amax(dim=0).clamp_min(torch.finfo(G.dtype).tiny)  # their size does not matter
+    dn = layer.below.back(dloss_dG.float().flatten()[:, None] * layer.slope(h) * (h > 0))
+    dx = dn - n * (dn * n).mean(dim=1, keepdim=True)  # times rms(x), which is the same for both codes
+    direction = embed(sum(dx.chunk(2)), dx.new_zeros(codes.shape[1]))
+    of_moved = layer.of_pixels(half.x + length * F.normalize(direction), codes.shape[1])
+    pixels = Pixels(*(x.clone() for x in pixels))
+    for x, moved_x in zip(pixels, of_moved, strict=True):
+        x[::2] = moved_x
+    return pixels
 
 
 def standardised(scores: Tensor) -> Tensor:
-    """Each image's scores, with mean 0 and standard deviation 1 over the labels ([B, 10] -> [B, 10])."""
+    """Each image's scores, with mean 0 and standard deviation 1 over the labels ([B, K] -> [B, K])."""
     deviation, mean = torch.std_mean(scores, dim=1, keepdim=True)
     return (scores - mean) / (deviation + 1e-8)
-
-
-def pictures(net: FFNet, test: Examples, scores: dict[str, Tensor], *, adversarial: float, **_) -> dict:
-    """First-layer weights, the goodness of test images under their true and under wrong labels, and adversarial images
-    where the net has learned from such.
-    """
-    from src.pictures.figures import draw_goodness_of_labels, draw_receptive_fields
-
-    weight = net.layers[0].weight.detach().cpu().clone()
-    weight[:, :NUM_CLASSES] = 0  # those of the label's pixels would outshine the rest
-    return {
-        "receptive_fields": draw_receptive_fields(weight),
-        "goodness": draw_goodness_of_labels(scores, test.labels, thresholds(net.layers)),
-        **({"adversarial": draw_adversarial(net, test.first_of_each_class(), adversarial)} if adversarial else {}),
-    }
-
-
-@torch.no_grad()
-def draw_adversarial(net: FFNet, examples: Examples, length: float):
-    """A row of images, one of the `adversarial_images` of them under their true and their hardest wrong label, and one
-    of what has been added (a Figure).
-    """
-    from src.pictures.figures import draw_rows
-
-    examples = examples.to(net.layers[0].weight.device)
-    images, labels = to_unit(examples.images), examples.labels
-    wrong_labels = scores(net, images)["one_pass"].scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
-    codes = one_hot(torch.cat([labels, wrong_labels]))
-    moved = adversarial_images(net.layers[0], images, codes, net.product_weights()[0], length)
-    added = moved - images
-    pixels = {"image": images, "moved": moved, "added": (1 + added / added.abs().max()) / 2}
-    return draw_rows(
-        {name: (255 * row).clamp(0, 255).byte().cpu() for name, row in pixels.items()},
-        f"Images moved by {length:g} (L2) against the first layer's loss, and what was added (grey: nothing)",
-    )

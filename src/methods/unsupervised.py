@@ -7,23 +7,23 @@ learned; they send nothing into them. Hidden layers are fully connected or have 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from src.config import values
-from src.config.values import SIDE, ConfigError, choices, number, one_of, widths
-from src.datasets.batches import Examples, to_unit
-from src.layers.layer import FFLayer, LayerModel, length_normalise
-from src.layers.local import local_layers
+from src.config.values import ConfigError, choices, number, one_of, widths
+from src.layers.connections import Connections, Map
+from src.layers.layer import FFLayer, LayerModel, activities, length_normalise
 from src.layers.readout import Readout
-from src.layers.stack import activities, dense_layers, normalised, thresholds
 from src.methods import Published
+from src.methods.net import Net as AnyNet
+from src.methods.supervised import dense_stack
 from src.negatives import images as negative_images
-from src.negatives.masks import mixed, random_masks
 from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
-from src.training.optimiser import SGD, descend, make_optimizer, momentum_of
+from src.training.optimiser import SGD, descend, make_optimizer
 
 SECTION = "3.2"
 SMALLEST_BATCH = 2  # a hybrid is made of two images
@@ -39,21 +39,19 @@ class Model(LayerModel):
     hidden_dims: list[int] = widths(at_least=2, reason="because the read-out leaves the first one out")
     weight_scale: str = one_of("fan_in", "fan_out")
     grids: list[int] | None = values.MISSING
-    field: int = number(at_least=1, below=SIDE + 1)
+    field: int = number(at_least=1)
 
-    def check_together(self) -> None:
-        """Raises ConfigError if there are `grids` of which no `local_layers` can be made."""
+    def check_images(self, shape: Map, classes: int) -> None:
+        """Raises ConfigError if there are `grids` of which no `local_stack` can be made over such images."""
         if self.grids is None:
             return
-        grids, dims, first = self.grids, self.hidden_dims, self.grids[0] if self.grids else 0
-        one_less = first >= len(grids) and grids == list(range(first, first - len(grids), -1))
-        if len(grids) != len(dims):
-            raise ConfigError(f"model.grids={grids}: must name as many layers as model.hidden_dims")
-        if not one_less:
-            rule = "each grid must have one location less per side than the one below, as [4, 3, 2] has"
+        grids, dims = self.grids, self.hidden_dims
+        if len(grids) != len(dims) or min(grids) < 1 or any(below - grid != 1 for below, grid in pairwise(grids)):
+            rule = f"must give each of {len(dims)} layers one location less per side than the one below, as [4, 3, 2]"
             raise ConfigError(f"model.grids={grids}: {rule}")
-        if self.field == SIDE or (SIDE - self.field) % (first - 1):
-            rule = f"squares of so many pixels cannot be spread evenly over {SIDE} pixels at {first} locations per side"
+        side, across = shape.height, shape.width
+        if side != across or self.field >= side or (side - self.field) % (grids[0] - 1):
+            rule = f"squares of so many pixels cannot be spread evenly over {side} x {across} at {grids[0]} a side"
             raise ConfigError(f"model.field={self.field}: {rule}")
         for dim, grid in zip(dims, grids, strict=True):
             if dim % grid**2:
@@ -68,22 +66,28 @@ class Training(values.Training):
     readout_epochs: int = number(at_least=0)
 
 
-class UnsupervisedNet(nn.Module):
-    """Hidden layers 1..L over the pixels, and read-outs, by rule: of layers 2..L (the paper's), of all layers, and, to
+class Net(AnyNet):
+    """Hidden layers 1..L over the image, and read-outs, by rule: of layers 2..L (the paper's), of all layers, and, to
     see what each layer knows, of every layer alone.
     """
 
-    def __init__(self, layers: Sequence[FFLayer]):
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        dims = [len(layer.bias) for layer in layers]
+    def __init__(
+        self, model: Model, shape: Map, classes: int, *, generator: torch.Generator, matmul_dtype: torch.dtype
+    ):
+        super().__init__(model, shape, classes)
+        dims, options = model.hidden_dims, {"generator": generator, "dtype": matmul_dtype}
+        if model.grids:
+            stack = local_stack(shape, dims, model.grids, model.field, model.weight_scale, **options)
+        else:
+            stack = dense_stack(shape, dims, model.weight_scale, **options)
+        self.layers = nn.ModuleList(FFLayer(below, **model.of_layer()) for below in stack)
         features = {"one_pass": sum(dims[1:]), "one_pass_all_layers": sum(dims)}
         features |= {f"one_pass_layer_{layer}": dim for layer, dim in enumerate(dims, start=1)}
-        self.readouts = nn.ModuleDict({rule: Readout(count) for rule, count in features.items()})
+        self.readouts = nn.ModuleDict({rule: Readout(count, classes) for rule, count in features.items()})
 
-    def activities(self, x: Tensor) -> list[Tensor]:
-        """The activity h_l of every hidden layer (x: [B, 784] -> L tensors [B, d_l])."""
-        return activities(self.layers, x)
+    def normalised(self, images: Tensor) -> list[Tensor]:
+        """n(h_l) of every hidden layer ([B, D] -> tensors [B, d_l])."""
+        return [length_normalise(h) for h in activities(self.layers, images)]
 
     def features(self, all_n: Sequence[Tensor]) -> dict[str, Tensor]:
         """What every read-out sees, by rule, of the normalised activities of all layers (each [B, d_l])."""
@@ -100,108 +104,70 @@ class UnsupervisedNet(nn.Module):
         }
         return losses["one_pass"]
 
+    def phases(self, training: Training) -> list[Phase]:
+        """Layers and read-outs together, then the read-outs alone, whose g goes on from what it was."""
+        optimizer, of_readouts = make_optimizer(self, training), make_optimizer(self.readouts, training)
+        update = compiled(step, self) if training.compile else step
+        make_negatives = partial(NEGATIVE_IMAGES[training.negatives], blurs=training.blurs)
 
-def new_net(*, hidden_dims: Sequence[int], grids: Sequence[int] | None, field: int, **options) -> UnsupervisedNet:
-    """A new net, with local receptive fields if there are `grids`; `options` are those of every layer."""
-    if grids:
-        return UnsupervisedNet(local_layers(hidden_dims, grids, field=field, **options))
-    return UnsupervisedNet(dense_layers(SIDE * SIDE, hidden_dims, **options))
+        def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+            return update(self, optimizer, images, make_negatives(images, self.shape, generator), labels)
+
+        def readouts_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+            return readout_step(self, of_readouts, images, labels)
+
+        return [
+            Phase(training.epochs, optimizer, update_from),
+            Phase(training.readout_epochs, of_readouts, readouts_from),
+        ]
+
+    @torch.no_grad()
+    def scores(self, images: Tensor) -> dict[str, Tensor]:
+        """By the read-outs; no label is written anywhere."""
+        features = self.features(self.normalised(images))
+        return {rule: self.readouts[rule](n) for rule, n in features.items()}
+
+
+def local_stack(
+    shape: Map, hidden_dims: Sequence[int], grids: Sequence[int], field: int, weight_scale: str, **options
+) -> list[Connections]:
+    """Connections of layers 1..L with local receptive fields: layer l has grids_l x grids_l locations.
+
+    In the first layer, squares of `field` x `field` pixels are spread evenly over the image; from the second on, a
+    location sees all channels of 2 x 2 adjacent locations below. "fan_in": W ~ N(0, 1 / inputs of a unit), "fan_out":
+    W ~ N(0, 1 / channels).
+    """
+    stack, seen = [], shape
+    stride = (shape.height - field) // (grids[0] - 1)
+    for dim, grid in zip(hidden_dims, grids, strict=True):
+        own = Map(grid, grid, dim // grid**2)
+        fan = field**2 * seen.channels if weight_scale == "fan_in" else own.channels
+        stack.append(Connections(seen, own, field=field, stride=stride, std=fan**-0.5, **options))
+        seen, field, stride = own, 2, 1
+    return stack
 
 
 @torch.no_grad()
-def step(net: UnsupervisedNet, optimizer: SGD, images: Tensor, negatives: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """One update of the layers, and of the read-outs beside them; returns `step_figures`.
+def step(net: Net, optimizer: SGD, images: Tensor, negatives: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """One update of the layers, and of the read-outs next to them; returns `step_figures`.
 
     Args:
-        images: pixels in [0, 1] ([B, 784]), the positives; negatives: as many; labels: for the read-outs alone ([B]).
+        images: in [0, 1] ([B, D]), the positives; negatives: as many; labels: for the read-outs alone ([B]).
     """
-    momentum = momentum_of(optimizer)
-    n, figures, positives = length_normalise(torch.cat([images, negatives])), [], []
+    n, learned, positives = length_normalise(torch.cat([images, negatives])), [], []
     for layer in net.layers:
         h = layer(n)
-        figures.append(layer.learn(n, h, momentum))
+        learned.append(layer.learn([n], h, optimizer.momentum))
         n = length_normalise(h)  # what is handed on is numbers: no gradient of the layer above reaches this one
         positives.append(n[: len(images)])
-    readout_loss = net.learn_readouts(positives, labels, momentum)
+    readout_loss = net.learn_readouts(positives, labels, optimizer.momentum)
     descend(optimizer)
-    return step_figures(figures, readout_loss)
+    return step_figures(learned, readout_loss)
 
 
 @torch.no_grad()
-def readout_step(
-    net: UnsupervisedNet, optimizer: SGD, images: Tensor, labels: Tensor, generator: torch.Generator
-) -> dict[str, Tensor]:
+def readout_step(net: Net, optimizer: SGD, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """One update of the read-outs, which are all that `optimizer` has, while the layers stay as they are."""
-    all_n = normalised(net.layers, length_normalise(images))
-    readout_loss = net.learn_readouts(all_n, labels, momentum_of(optimizer))
+    readout_loss = net.learn_readouts(net.normalised(images), labels, optimizer.momentum)
     descend(optimizer)
     return step_figures([], readout_loss)
-
-
-def phases(
-    net: UnsupervisedNet, *, epochs: int, readout_epochs: int, negatives: str, blurs: int, compile: bool, **rates
-) -> list[Phase]:
-    """Layers and read-outs together, then the read-outs alone, whose g goes on from what it was.
-
-    `rates` are those of `make_optimizer`.
-    """
-    optimizer = make_optimizer(net.named_parameters(), **rates)
-    update = compiled(step, net.layers[0].weight.device) if compile else step
-    make_negatives = partial(NEGATIVE_IMAGES[negatives], blurs=blurs)
-
-    def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        return update(net, optimizer, images, make_negatives(images, generator), labels)
-
-    readouts = [(name, parameter) for name, parameter in net.named_parameters() if name.startswith("readout")]
-    readout_optimizer = make_optimizer(readouts, **rates)
-    return [
-        Phase(epochs, optimizer, update_from),
-        Phase(readout_epochs, readout_optimizer, partial(readout_step, net, readout_optimizer)),
-    ]
-
-
-@torch.no_grad()
-def scores(net: UnsupervisedNet, images: Tensor) -> dict[str, Tensor]:
-    """By the read-outs, the paper's first; no label is written anywhere ([B, 784] -> each [B, 10])."""
-    features = net.features(normalised(net.layers, length_normalise(images)))
-    return {rule: net.readouts[rule](n) for rule, n in features.items()}
-
-
-def pictures(net: UnsupervisedNet, test: Examples, scores: dict[str, Tensor], *, blurs: int, **_) -> dict:
-    """First-layer weights, hybrids, and the goodness of test images and of hybrids of them."""
-    from src.pictures.figures import draw_goodness, draw_receptive_fields
-
-    device = net.layers[0].weight.device
-    masks = random_masks(len(test), SIDE, blurs, torch.Generator().manual_seed(0))
-    one_of_each = test.first_of_each_class().images
-    goodnesses = goodness_with_hybrids(net, test.images.to(device), masks.to(device))
-    return {
-        "receptive_fields": draw_receptive_fields(net.layers[0].weight.detach().cpu()),
-        "hybrids": draw_hybrids(one_of_each, masks[: len(one_of_each)]),
-        "goodness": draw_goodness(*goodnesses, thresholds(net.layers), ("test images", "hybrids of them")),
-    }
-
-
-@torch.no_grad()
-def goodness_with_hybrids(
-    net: UnsupervisedNet, images: Tensor, masks: Tensor, batch_size: int = 1000
-) -> tuple[Tensor, Tensor]:
-    """G_l of images (uint8 [N, 784]) and of the hybrids that `masks` (bool [N, 784]) make of them (each [L, N])."""
-    batches = []
-    for positives, mask in zip(images.split(batch_size), masks.split(batch_size), strict=True):
-        positives = to_unit(positives)
-        both = net.activities(torch.cat([positives, mixed(positives, mask)]))
-        goodnesses = [layer.goodness(h).view(2, -1) for layer, h in zip(net.layers, both, strict=True)]
-        batches.append(torch.stack(goodnesses))  # [L, 2, B]
-    return torch.cat(batches, dim=2).cpu().unbind(dim=1)
-
-
-def draw_hybrids(images: Tensor, masks: Tensor):
-    """A row of images (uint8 [N, 784]), one of masks (bool [N, 784]), one of the hybrids that they make (a Figure)."""
-    from src.pictures.figures import draw_rows
-
-    return draw_rows(
-        {"image": images, "mask": 255 * masks, "hybrid": mixed(images, masks)},
-        "A hybrid is the image where the mask is white, and the image to its left where it is black\n"
-        "(for the first one, the last)",
-    )

@@ -5,6 +5,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from src.layers.connections import Map
+
 
 @cache
 def blurring(side: int, blurs: int, device: torch.device) -> Tensor:
@@ -20,11 +22,15 @@ def blurring(side: int, blurs: int, device: torch.device) -> Tensor:
     return torch.linalg.matrix_power(once, blurs).float().to(device)
 
 
-def random_masks(count: int, side: int, blurs: int, generator: torch.Generator) -> Tensor:
-    """Random bits, blurred along both axes, then compared with 0.5 (bool [count, side * side], generator's device)."""
-    blur = blurring(side, blurs, generator.device)
-    bits = torch.randint(0, 2, (count, side, side), generator=generator, device=generator.device).to(blur.dtype)
-    return (blur @ bits @ blur.T > 0.5).flatten(1)
+def random_masks(count: int, shape: Map, blurs: int, generator: torch.Generator) -> Tensor:
+    """Random bits, blurred along both axes, then compared with 0.5; one for all channels of a pixel.
+
+    bool [count, shape.size], on the generator's device.
+    """
+    down, across = (blurring(side, blurs, generator.device) for side in (shape.height, shape.width))
+    size = (count, shape.height, shape.width)
+    bits = torch.randint(0, 2, size, generator=generator, device=generator.device).to(down.dtype)
+    return (down @ bits @ across.T > 0.5)[..., None].expand(count, *shape).flatten(1)
 
 
 def mixed(images: Tensor, masks: Tensor) -> Tensor:

@@ -1,7 +1,10 @@
 """Handwritten digits found in photographs and drawings, made what MNIST's authors made of theirs
 (https://yann.lecun.com/exdb/mnist/).
+
+OpenCV does the work. It is imported here alone, and nothing that trains imports this module.
 """
 
+import sys
 import warnings
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,13 +16,12 @@ from PIL import Image, ImageOps
 from scipy.ndimage import center_of_mass
 from torch import Tensor
 
-from src.config.values import ConfigError
 from src.datasets.idx import DataError
 
 try:
     import cv2
 except ImportError as error:
-    raise ConfigError(f"digits are found by OpenCV: pip install -r requirements-demo.txt ({error})") from error
+    sys.exit(f"error: finding digits in pictures needs OpenCV: pip install -r requirements-demo.txt ({error})")
 
 Array = np.ndarray  # pictures are uint8 [H, W, 3], ink is float32 [H, W], masks are uint8 [H, W] of 0 and 1
 
@@ -83,7 +85,7 @@ def digits(image: Image.Image, *, single: bool = False) -> list[Digit]:
     Raises:
         DataError: nothing can be told; the message says why.
     """
-    picture = coloured(image)
+    picture = np.rint(255 * coloured(image)).astype(np.uint8)
     height, width = picture.shape[:2]
     if (height, width) == (SIDE, SIDE) and (digit := of_mnist(picture)):
         return [digit]
@@ -104,15 +106,15 @@ def digits(image: Image.Image, *, single: bool = False) -> list[Digit]:
 
 
 def coloured(image: Image.Image) -> Array:
-    """RGB; what is transparent is black if the rest is rather bright, else white."""
+    """RGB from 0 to 1 (float32 [H, W, 3]); what is transparent is black if the rest is rather bright, else white."""
     if image.mode.startswith(("I", "F")):
         grey = np.asarray(image, dtype=np.float32)
-        image = Image.fromarray((grey / (1 if grey.max() <= 255 else 257)).clip(0, 255).astype(np.uint8))
-    image = image.convert("RGBA")
-    pixels = np.asarray(image, dtype=np.float32)
-    bright = ((pixels[:, :, :3] - 127.5) * pixels[:, :, 3:]).sum() > 0
-    paper = Image.new("RGBA", image.size, "black" if bright else "white")
-    return np.asarray(Image.alpha_composite(paper, image).convert("RGB"))
+        grey = (grey / (255 if grey.max() <= 255 else 65_535)).clip(0, 1)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    pixels = np.asarray(image.convert("RGBA"), dtype=np.float32) / 255
+    rgb, alpha = pixels[:, :, :3], pixels[:, :, 3:]
+    bright = (rgb * alpha).sum() > 0.5 * 3 * alpha.sum()
+    return rgb * alpha + (1 - alpha) * (not bright)
 
 
 def of_mnist(picture: Array) -> Digit | None:

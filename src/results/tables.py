@@ -1,36 +1,26 @@
-"""Results as tables in Markdown: of one run, and of many over their seeds."""
+"""Results as tables in Markdown: of one run, and of many over their seeds, in the rows that `rows_of` makes."""
 
-import csv
-import io
+import json
+import re
 import sys
 from collections import Counter
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import cache, partial
+from statistics import mean, stdev
+from typing import Any
+
+from tqdm import tqdm
 
 from src import methods
 from src.config.loading import METHODS
-from src.results.runs import (
-    Run,
-    differing,
-    errors_by_rule,
-    experiment_values,
-    grouped,
-    one_a_seed,
-    origins,
-    percent_wrong,
-)
-from src.training.log import HEADLINES, clock, headline
+from src.results.runs import Run, composed_values, experiment_values, percent_wrong
+from src.results.statistics import CONFIDENCE, interval_of_mean, verdict, welch
+from src.training.log import HEADLINES, headline
 
-if TYPE_CHECKING:
-    from src.results.statistics import Summary
-
-IN_COLUMNS = ("name", "model.hidden_dims", "training.epochs", "data.validation_images")  # of their own in the table
+IN_COLUMNS = {"name", "model.hidden_dims", "training.epochs", "data.validation_images"}  # of their own in the table
 # What tells rows of the same name apart, in this order, and in which words.
-TOLD_APART_BY = {
-    "method": "{}", "net": "{}", "epochs": "{} epochs", "images": "{:,} images", "precision": "{}",
-}  # fmt: skip
-BOTH = "goodness_and_one_pass"
-RULES = HEADLINES | {BOTH: "by both rules"}
+TOLD_APART_BY = ("{method}", "{net}", "{epochs} epochs", "{train_images:,} images", "{precision}")
+RULES = HEADLINES | {"goodness_and_one_pass": "by both rules"}
 BY = {"goodness": "goodness", "one_pass": "a read-out"}
 
 
@@ -49,39 +39,30 @@ def net_name(hidden_dims: list[int]) -> str:
     return f"{len(hidden_dims)} x {hidden_dims[0]}" if alike else "-".join(map(str, hidden_dims))
 
 
-# --- One run --------------------------------------------------------------------------------------------------------
-
-
 def result_table(result: dict[str, Any]) -> str:
     """The closing table of one run: its test errors beside those published for its method, and its protocol.
 
     Published errors are of MNIST, so that they stand beside runs on MNIST alone.
     """
-    percent = percent_wrong(result)
-    errors = {rule: f"{error:.2f}" for rule, error in percent.items() if rule in HEADLINES}
+    percent = {rule: f"{error:.2f}" for rule, error in percent_wrong(result).items()}
+    headlines = [rule for rule in HEADLINES if rule in percent]
     mnist = result["dataset"] == "mnist"
     name = f"this run ({result['name']}{'' if mnist else ', on ' + result['dataset']})"
-    rows = [(name, net_name(result["hidden_dims"]), str(result["epochs"]), errors)]
+    rows = [(name, net_name(result["hidden_dims"]), str(result["epochs"]), percent)]
     if mnist:
         published = methods.named(result["method"]).PUBLISHED
         rows += [(row.source, row.net, row.epochs, {row.rule: row.error}) for row in published]
-    main = headline(percent)
-    kinds = {f"{main}_layer_{layer}": f"layer {layer} alone" for layer in range(1, len(result["hidden_dims"]) + 1)}
-    kinds |= {f"{main}_all_layers": "all layers", f"{main}_all_iterations": "all layers at all iterations"}
-    of_layers = [f"{what} {percent[kind]:.2f}" for kind, what in kinds.items() if kind in percent]
-    by_both = f"; {RULES[BOTH]} {percent[BOTH]:.2f}" if BOTH in percent else ""
-    by_layer = f"Test error (%) by {BY[main]} of {', '.join(of_layers)}{by_both}.\n" if of_layers else ""
-    first, *others = [HEADLINES[rule] for rule in errors]
-    then = f" and {result['readout_epochs']} of the read-outs alone" if result["readout_epochs"] else ""
     table = markdown(
-        ["", "net", "epochs", f"test error (%) {first}", *others],
-        [[*row, *(of_row.get(rule, "-") for rule in errors)] for *row, of_row in rows],
+        ["", "net", "epochs", *(f"test error (%) {HEADLINES[rule]}" for rule in headlines)],
+        [[*row, *(of_row.get(rule, "-") for rule in headlines)] for *row, of_row in rows],
     )
+    others = ", ".join(f"{rule} {error}" for rule, error in percent.items() if rule not in headlines)
+    then = f" and {result['readout_epochs']} of the read-outs alone" if result["readout_epochs"] else ""
     return (
-        f"\n{table}\n\n{by_layer}"
+        f"\n{table}\n\n{f'Test error (%) by other rules: {others}.' if others else ''}\n"
         f"Trained on {result['train_images']:,} images of {result['dataset']}, {result['epochs']} epoch(s){then}, "
         f"seed {result['seed']}, {result['precision']} on {result['device']} ({result['hardware']}): "
-        f"{clock(result['train_seconds'])} of training, {result['seconds_per_epoch']:.2f} s an epoch. "
+        f"{tqdm.format_interval(result['train_seconds'])} of training, {result['seconds_per_epoch']:.2f} s an epoch. "
         f"Tested once, on {result['test_images']:,} images.\n"
     )
 
@@ -96,140 +77,11 @@ def errors_table(outcome: dict[str, Any]) -> str:
     return f"\n{table}\n"
 
 
-# --- Runs over their seeds ------------------------------------------------------------------------------------------
-
-
 def ranges(numbers: list[int]) -> str:
-    """[0, 1, 2, 5, 6] -> "0-2, 5, 6"; `numbers` are in order."""
-    parts = []
-    for _, consecutive in groupby(enumerate(numbers), lambda item: item[1] - item[0]):
-        row = [number for _, number in consecutive]
-        parts += [f"{row[0]}-{row[-1]}"] if len(row) > 2 else map(str, row)
-    return ", ".join(parts)
-
-
-def published_for(experiment: str) -> methods.Published | None:
-    """What was published of an experiment, if anything was."""
-    every = (published for method in METHODS for published in methods.named(method).PUBLISHED)
-    return next((published for published in every if published.experiment == experiment), None)
-
-
-def rule_of(row: dict[str, Any]) -> str:
-    """The rule of classification that a row of `rows_of` is judged by."""
-    if row["published"]:
-        return row["published"].rule
-    return methods.OWN_RULE.get(row["run"]) or headline(row["errors"])
-
-
-def summarise_runs(runs: list[Run]) -> dict[str, Any]:
-    """A row of a table, unformatted: runs of one configuration and precision over its seeds.
-
-    "changed" are the values that are not those of the experiment which the runs are named after or, without such an
-    experiment, the defaults of their method. "cpu_seconds" and "gpu_seconds" are those of the shortest training on
-    either, or None.
-    """
-    from src.results.statistics import summarise  # here, because a run's start need not wait for SciPy
-
-    first, values = runs[0].result, runs[0].values
-    of_experiment = experiment_values(first["name"])
-    processors, threads = (
-        sorted({used for run in runs for used in run.result[key]}) for key in ("processors", "threads")
-    )
-    on_cpu = [run.result["train_seconds"] for run in runs if run.result["device"] == "cpu"]
-    on_gpu = [run.result["train_seconds"] for run in runs if run.result["device"] != "cpu"]
-    with_threads = [f"{ranges(threads)} thread{'s' if threads != [1] else ''}"] if threads else []
-    return {
-        "run": first["name"], "method": first["method"], "net": net_name(first["hidden_dims"]),
-        "epochs": first["epochs"], "images": first["train_images"],
-        "changed": differing(values, of_experiment or {}, IN_COLUMNS),
-        "seeds": [run.result["seed"] for run in runs],
-        "errors": {rule: summarise(errors) for rule, errors in errors_by_rule(runs).items()},
-        "as_experiment": values == of_experiment,
-        "published": published_for(first["name"]) if values == of_experiment else None,
-        "precision": first["precision"], "hardware": ", ".join(processors + with_threads),
-        "cpu_seconds": min(on_cpu, default=None), "gpu_seconds": min(on_gpu, default=None),
-    }  # fmt: skip
-
-
-def rows_of(runs: list[Run]) -> list[dict[str, Any]]:
-    """`summarise_runs` of each configuration and precision."""
-    return [summarise_runs(one_a_seed(group)) for group in grouped(runs, "precision")]
-
-
-def with_spread(summary: "Summary | None", *, std: bool = True, interval: bool = False) -> str:
-    """ "1.42 ± 0.03 [1.35, 1.49]" of several values, with what is asked for; "1.42" of one, "-" of none."""
-    if summary is None or summary.n == 1:
-        return f"{summary.mean:.2f}" if summary else "-"
-    deviation = f" ± {summary.std:.2f}" if std else ""
-    limits = f" [{summary.low:.2f}, {summary.high:.2f}]" if interval else ""
-    return f"{summary.mean:.2f}{deviation}{limits}"
-
-
-def names_of(rows: list[dict[str, Any]]) -> list[str]:
-    """What to call each row: its run, what is changed, and what else tells it apart from other rows of that name."""
-    names = [", ".join(filter(None, [row["run"], row["changed"]])) for row in rows]
-    for key, words in TOLD_APART_BY.items():
-        pairs = [(name, words.format(row[key])) for name, row in zip(names, rows, strict=True)]
-        kinds = Counter(name for name, _ in set(pairs))
-        names = [f"{name}, {kind}" if kinds[name] > 1 else name for name, kind in pairs]
-    return names
-
-
-def table_of(rows: list[dict[str, Any]], header: list[str], cells: list[list[str]]) -> str:
-    """A Markdown table of `rows`, a name and `cells` each, with this `header`; empty if there are none."""
-    lines = [[name, *of_row] for name, of_row in zip(names_of(rows), cells, strict=True)]
-    return markdown(["run", *header], lines) if lines else ""
-
-
-def errors_over_seeds(rows: list[dict[str, Any]]) -> str:
-    """The errors by both headline rules."""
-    cells = []
-    for row in rows:
-        errors = [with_spread(row["errors"].get(rule)) for rule in HEADLINES]
-        cells.append([row["net"], str(row["epochs"]), f"{row['images']:,}", ranges(row["seeds"]), *errors])
-    return table_of(rows, ["net", "epochs", "images", "seeds", *(f"% {how}" for how in HEADLINES.values())], cells)
-
-
-def errors_by_layer(rows: list[dict[str, Any]]) -> str:
-    """The errors by single layers (four columns, or as many as there are) and by all, by a run's first rule."""
-    rows = [row for row in rows if f"{headline(row['errors'])}_layer_1" in row["errors"]]
-    numbers = [int(rule.rpartition("_")[2]) for row in rows for rule in row["errors"] if "_layer_" in rule]
-    layers = range(1, max([4, *numbers]) + 1)
-    cells = []
-    for errors in (row["errors"] for row in rows):
-        rule = headline(errors)
-        of_all = errors.get(f"{rule}_all_layers") or errors.get(f"{rule}_all_iterations")
-        summaries = [*(errors.get(f"{rule}_layer_{layer}") for layer in layers), of_all]
-        cells.append([BY[rule], *map(with_spread, summaries)])
-    return table_of(rows, ["by", *(f"layer {layer}" for layer in layers), "all"], cells)
-
-
-def measured_on(rows: list[dict[str, Any]]) -> str:
-    """What the runs were computed on, in which precision, and the 95 % interval of their mean error by `rule_of`."""
-    cells = []
-    for row in rows:
-        error = with_spread(row["errors"].get(rule_of(row)), std=False, interval=True)
-        cells.append([f"{row['hardware']}, {row['precision']}", RULES[rule_of(row)], error])
-    return table_of(rows, ["hardware, precision", "rule", "% [95 % interval]"], cells)
-
-
-def experiments_table(rows: list[dict[str, Any]], experiments: list[str]) -> str:
-    """Every experiment, with what was published and what was reached with exactly its values; "-" where nothing was.
-
-    Runs with another precision are further lines. The times are those of the shortest run on a CPU and on a GPU.
-    """
-    lines = []
-    for name in experiments:
-        published, section = published_for(name), methods.named(experiment_values(name)["method"]).SECTION
-        of_paper = [section, f"{published.error} {HEADLINES[published.rule]}"] if published else ["-", "-"]
-        reached = [row for row in rows if row["run"] == name and row["as_experiment"]]
-        for row, its_name in zip(reached or [None], names_of(reached) or [name], strict=True):
-            here = row["errors"].get(rule_of(row)) if row else None
-            n = str(here.n) if here else "0"
-            seconds = (row[key] if row else None for key in ("cpu_seconds", "gpu_seconds"))
-            times = ["-" if shortest is None else duration(shortest) for shortest in seconds]
-            lines.append([f"`{name}`{its_name.removeprefix(name)}", *of_paper, with_spread(here), n, *times])
-    return markdown(["experiment", "section", "published", "here", "n", "CPU", "GPU"], lines)
+    """[0, 1, 2] -> "0-2"; [0, 2] -> "0, 2"; `numbers` are in order."""
+    if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"{numbers[0]}-{numbers[-1]}"
+    return ", ".join(map(str, numbers))
 
 
 def duration(seconds: float) -> str:
@@ -239,86 +91,162 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def summary_csv(rows: list[dict[str, Any]]) -> str:
-    """`rows_of` as CSV: errors in percent, seeds with blanks between, empty where there is no value."""
-    lines = []
-    for row in rows:
-        published = row["published"] and f"{row['published'].error} {HEADLINES[row['published'].rule]}"
-        cells = row | {"seeds": " ".join(map(str, row["seeds"])), "published": published}
-        for rule, summary in cells.pop("errors").items():
-            cells |= {f"{rule}_{name}": value for name, value in summary._asdict().items()}
-        lines.append(cells)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, dict.fromkeys(column for cells in lines for column in cells), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+def with_spread(values: list[float], *, std: bool = True, interval: bool = False) -> str:
+    """ "1.42 ± 0.03 [1.35, 1.49]": the mean, and what is asked for of several values; "1.42" of one, "-" of none."""
+    if len(values) < 2:
+        return f"{values[0]:.2f}" if values else "-"
+    deviation = f" ± {stdev(values):.2f}" if std else ""
+    limits = " [{:.2f}, {:.2f}]".format(*interval_of_mean(values)) if interval else ""
+    return f"{mean(values):.2f}{deviation}{limits}"
 
 
-# --- Two configurations ---------------------------------------------------------------------------------------------
+def error_of(row: list[Run], rule: str, **shown: bool) -> str:
+    """A row's error by a rule, `with_spread`; "-" if not all of its runs have it."""
+    errors = [run.errors[rule] for run in row if rule in run.errors]
+    return with_spread(errors if len(errors) == len(row) else [], **shown)
 
 
-def two_sides(runs: list[Run]) -> dict[str, list[Run]]:
-    """{name: runs} of the two configurations of `runs`, named by the values in which they differ.
+def measured_with(row: list[Run]) -> str:
+    """ "AMD EPYC, Intel Xeon, 1, 2 threads, bf16": the processors, the threads, the precision."""
+    parts = {part for run in row for part in run.result["hardware"].split(", ")}
+    text = ", ".join(sorted(parts, key=lambda part: (part[:1].isdigit(), part)))
+    return re.sub(r" threads?(?=, )", "", text) + f", {row[0].result['precision']}"
 
-    Hardware and precision do not make another configuration. Runs of a single one are told apart by their precision.
 
-    Raises:
-        SystemExit: there are not two configurations, or one of them has a single seed.
+def changed(run: Run) -> str:
+    """ "negatives=uniform, batch_size=50": the values that are not those of the experiment which the run is named after
+    or, without such an experiment, the defaults of its method.
     """
-    by = () if any(run.values != runs[0].values for run in runs) else ("precision",)
-    groups = grouped(runs, *by)
-    if len(groups) != 2:
-        found = "; ".join(
-            f"{run.result['name']} ({differing(run.values, {}, ('name',)) or 'the defaults'}), as in {run.folder}"
-            for run, *_ in groups
-        )
-        sys.exit(
-            f"error: --compare takes two configurations, not {len(groups)}: {found}. "
-            "Give the folders of the runs of two (both precisions of one will do as well)"
-        )
-    groups = [one_a_seed(group) for group in groups]
-    values = [group[0].values | {key: group[0].result[key] for key in by} for group in groups]
-    names = [differing(a, b, ("name",)) or differing(a, b) for a, b in (values, values[::-1])]
-    for name, group in zip(names, groups, strict=True):
-        if len(group) < 2:
-            sys.exit(f"error: --compare takes two seeds or more of each configuration; there is one of '{name}'")
-    return dict(zip(names, groups, strict=True))
+    reference = composed_values(f"method={run.values['method']}") | (experiment_values(run.values["name"]) or {})
+    differing = {
+        key.rpartition(".")[2]: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        for key, value in run.values.items()
+        if key not in IN_COLUMNS and value != reference.get(key)
+    }
+    return ", ".join(f"{key}={text}" for key, text in differing.items())
 
 
-def comparison(sides: dict[str, list[Run]], images: str = "test") -> str:
-    """Welch's t-test between `two_sides`: a table, a sentence for each rule, and what they differ in beside it.
+def names_of(rows: list[list[Run]]) -> list[str]:
+    """What to call each row: its run, what is changed, and what else tells it apart from other rows of that name."""
+    names = [", ".join(filter(None, [run.result["name"], changed(run)])) for run, *_ in rows]
+    for words in TOLD_APART_BY:
+        kinds = [words.format(**run.result, net=net_name(run.result["hidden_dims"])) for run, *_ in rows]
+        pairs = list(zip(names, kinds, strict=True))
+        count = Counter(name for name, _ in set(pairs))
+        names = [f"{name}, {kind}" if count[name] > 1 else name for name, kind in pairs]
+    return names
+
+
+@cache
+def published() -> dict[str, methods.Published]:
+    """What was published, by experiment."""
+    return {row.experiment: row for method in METHODS for row in methods.named(method).PUBLISHED}
+
+
+def rule_of(row: list[Run]) -> str:
+    """The rule of classification that a row is judged by."""
+    name = row[0].result["name"]
+    if name in published() and row[0].values == experiment_values(name):
+        return published()[name].rule
+    return methods.OWN_RULE.get(name) or headline(row[0].errors)
+
+
+def table_of(rows: list[list[Run]], columns: dict[str, Callable[[list[Run]], str]]) -> str:
+    """A Markdown table with a line for each of `rows`: its name, and what `columns` say of it; empty without rows."""
+    lines = [[name, *(cell(row) for cell in columns.values())] for name, row in zip(names_of(rows), rows, strict=True)]
+    return markdown(["run", *columns], lines) if lines else ""
+
+
+def errors_over_seeds(rows: list[list[Run]]) -> str:
+    """The errors by both headline rules."""
+    return table_of(rows, {
+        "net": lambda row: net_name(row[0].result["hidden_dims"]),
+        "epochs": lambda row: str(row[0].result["epochs"]),
+        "images": lambda row: f"{row[0].result['train_images']:,}",
+        "seeds": lambda row: ranges([run.result["seed"] for run in row]),
+        **{f"% {how}": partial(error_of, rule=rule) for rule, how in HEADLINES.items()},
+    })  # fmt: skip
+
+
+def errors_by_layer(rows: list[list[Run]]) -> str:
+    """The errors by single layers (four columns, or as many as there are) and by all, by a run's first rule."""
+
+    def error_by(row: list[Run], layers: str) -> str:
+        return error_of(row, f"{headline(row[0].errors)}_{layers}")
+
+    rows = [row for row in rows if error_by(row, "layer_1") != "-"]
+    deepest = max([4, *(len(row[0].result["hidden_dims"]) for row in rows)])
+    return table_of(rows, {
+        "by": lambda row: BY[headline(row[0].errors)],
+        **{f"layer {layer}": partial(error_by, layers=f"layer_{layer}") for layer in range(1, deepest + 1)},
+        "all": lambda row: error_by(row, "all_layers").replace("-", error_by(row, "all_iterations")),
+    })  # fmt: skip
+
+
+def measured_on(rows: list[list[Run]]) -> str:
+    """What the runs were computed on, in which precision, and the 95 % interval of their mean error by `rule_of`."""
+    return table_of(rows, {
+        "hardware, precision": measured_with,
+        "rule": lambda row: RULES[rule_of(row)],
+        "% [95 % interval]": lambda row: error_of(row, rule_of(row), std=False, interval=True),
+    })  # fmt: skip
+
+
+def experiments_table(rows: list[list[Run]], experiments: list[str]) -> str:
+    """Two tables of what was reached with exactly the values of experiments ("-" where nothing was): of those that
+    repeat what was published, and of our own.
+
+    Runs with another precision are further lines. The times are those of the shortest run on a CPU and on a GPU.
+    """
+    of_paper, our_own = [], []
+    for name in experiments:
+        values, repeated = experiment_values(name), published().get(name)
+        reached = [row for row in rows if row[0].values == values]
+        for row, its_name in zip(reached or [[]], names_of(reached) or [name], strict=True):
+            called, here = f"`{name}`{its_name.removeprefix(name)}", error_of(row, rule_of(row)) if row else "-"
+            times = []
+            for on_cpu in (True, False):
+                seconds = [run.result["train_seconds"] for run in row if (run.result["device"] == "cpu") == on_cpu]
+                times.append(duration(min(seconds)) if seconds else "-")
+            if repeated:
+                figure = f"{repeated.error} {HEADLINES[repeated.rule]}"
+                of_paper.append([called, methods.named(values["method"]).SECTION, figure, here, str(len(row)), *times])
+            else:
+                net, epochs = net_name(values["model.hidden_dims"]), str(values["training.epochs"])
+                how = f" {RULES[rule_of(row)]}" if row else ""
+                our_own.append([called, net, epochs, here + how, str(len(row)), *times])
+    ends = ["here", "n", "CPU", "GPU"]
+    tables = {("section", "published"): of_paper, ("net", "epochs"): our_own}
+    return "\n\n".join(markdown(["experiment", *columns, *ends], lines) for columns, lines in tables.items() if lines)
+
+
+def comparison(rows: list[list[Run]], images: str = "test") -> str:
+    """Welch's t-test between two rows: a table, a sentence for each rule that both have, and what each was measured on.
 
     `images`: which ones the errors are of.
 
     Raises:
-        SystemExit: there is no rule of classification that both have.
+        SystemExit: there are not two rows of two or more seeds, or they have no rule in common.
     """
-    from src.results.statistics import summarise, verdict, welch
-
-    of_sides = {name: errors_by_rule(runs) for name, runs in sides.items()}
-    if not any(all(rule in of_side for of_side in of_sides.values()) for rule in HEADLINES):
-        found = " and ".join(f"'{name}' {HEADLINES[headline(of_side)]}" for name, of_side in of_sides.items())
-        sys.exit(f"error: --compare needs a way to classify that both configurations have: {found} have none in common")
-    rows, sentences = [], []
-    for rule, what in RULES.items():
-        samples = {name: of_side[rule] for name, of_side in of_sides.items() if rule in of_side}
-        means = [with_spread(summarise(samples[name]) if name in samples else None, interval=True) for name in sides]
-        tested = ["-"] * 4
-        if len(samples) == 2:
-            test = welch(*samples.values())
-            sentences.append(f"{what}: {verdict(samples, test)}")
+    names = names_of(rows)
+    if len(rows) != 2 or min(map(len, rows)) < 2:
+        found = (f"'{name}', n = {len(row)}, as in {row[0].folder}" for name, row in zip(names, rows, strict=True))
+        rule = "--compare takes the folders of two configurations, of two seeds or more each"
+        sys.exit(f"error: {rule}; there are: {'; '.join(found)}")
+    lines, sentences = [], []
+    for rule, how in RULES.items():
+        if all(rule in run.errors for row in rows for run in row):
+            first, second = ([run.errors[rule] for run in row] for row in rows)
+            test, tested = welch(first, second), ["-"] * 4
             if test:
-                difference = f"{test.difference:.2f} [{test.low:.2f}, {test.high:.2f}]"
-                tested = [difference, f"{test.t:.2f}", f"{test.df:.1f}", f"{test.p:.2g}"]
-        if samples:
-            rows.append([what, *means, *tested])
-    for key in ("hardware", "precision"):
-        used = {
-            name: sorted({made[key] for run in runs for made in origins(run.result) if key in made})
-            for name, runs in sides.items()
-        }
-        if len(set().union(*used.values())) > 1 and not any(f"{key}=" in name for name in sides):
-            sentences.append(f"{key} differs: " + "; ".join(f"'{name}' {', '.join(v)}" for name, v in used.items()))
+                low, high = test.confidence_interval(CONFIDENCE)
+                difference = f"{mean(first) - mean(second):.2f} [{low:.2f}, {high:.2f}]"
+                tested = [difference, f"{test.statistic:.2f}", f"{test.df:.1f}", f"{test.pvalue:.2g}"]
+            lines.append([how, *(error_of(row, rule, interval=True) for row in rows), *tested])
+            sentences.append(f"{how}: {verdict(*names, test)}")
+    if not lines:
+        sys.exit(f"error: --compare needs a way to classify that both have: {' and '.join(names)} have none in common")
+    sides = [f"{name} (n = {len(row)})" for name, row in zip(names, rows, strict=True)]
+    on = [f"'{name}' {measured_with(row)}" for name, row in zip(names, rows, strict=True)]
     header = [f"{images} error (%)", *sides, "first - second", "t", "degrees of freedom", "p"]
-    return "\n".join([markdown(header, rows), "", *sentences])
+    return "\n".join([markdown(header, lines), "", *sentences, f"measured on: {'; '.join(on)}"])

@@ -5,14 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from src.config.values import ConfigError
+
 WARM_UPS = 3  # updates before the capture, in which libraries allocate and choose what may not be done during it
-
-
-def capture_failure(error: RuntimeError) -> str | None:
-    """What stands in the way if `error` is CUDA's refusal to capture an update; else None."""
-    if not ("CUDA error" in str(error) and "captur" in str(error)):
-        return None
-    return f"the update cannot be captured, as it waits for the host ({str(error).splitlines()[0]})"
 
 
 class GraphedUpdate:
@@ -39,23 +34,25 @@ class GraphedUpdate:
         self.batch.copy_(batch)
         if self.warm_ups < WARM_UPS:
             self.warm_ups += 1
-            self._on_side_stream()
+            # On the stream that will be captured, as capturing demands of what precedes it.
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                self.update(self.batch)
+            torch.cuda.current_stream().wait_stream(self.stream)
             return
-        if self.graph is None:
-            self.graph = self._capture()
+        self.graph = self.graph or self._captured()
         self.graph.replay()
 
-    def _on_side_stream(self) -> None:
-        """A real update, on the stream that will be captured, as capturing demands of what precedes it."""
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            self.update(self.batch)
-        torch.cuda.current_stream().wait_stream(self.stream)
-
-    def _capture(self) -> torch.cuda.CUDAGraph:
-        """Records an update without doing it."""
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        """Records an update without doing it. Raises ConfigError if it cannot be recorded, as it waits for the host."""
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
-        with torch.cuda.graph(graph, stream=self.stream):
-            self.update(self.batch)
+        try:
+            with torch.cuda.graph(graph, stream=self.stream):
+                self.update(self.batch)
+        except RuntimeError as error:
+            if "captur" not in str(error):
+                raise
+            said = f"the update cannot be captured ({str(error).splitlines()[0]})"
+            raise ConfigError(f"training.cuda_graph=true: {said}; resume with training.cuda_graph=false") from error
         return graph

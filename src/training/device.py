@@ -41,14 +41,13 @@ def cuda_trouble(device: torch.device) -> str | None:
         return f"there are {torch.cuda.device_count()} CUDA devices, counted from 0"
     if torch.version.hip:  # ROCm names architectures otherwise: "gfx90a"
         return None
-    capability = torch.cuda.get_device_capability(number)
+    major, minor = torch.cuda.get_device_capability(number)
     for architecture in torch.cuda.get_arch_list():  # "sm_90": machine code; "compute_90": for that and later ones
         kind, _, version = architecture.partition("_")
         built_for = divmod(int(re.sub(r"\D", "", version)), 10)
-        same_series = built_for[0] == capability[0] and built_for <= capability
-        if same_series if kind == "sm" else built_for <= capability:
+        if built_for <= (major, minor) and (kind == "compute" or built_for[0] == major):
             return None
-    name = f"{torch.cuda.get_device_name(number)} (compute capability {capability[0]}.{capability[1]})"
+    name = f"{torch.cuda.get_device_name(number)} (compute capability {major}.{minor})"
     return f"this build of torch has no code for the {name}; install one for an older CUDA, or use device=cpu"
 
 
@@ -56,16 +55,14 @@ def resolve_precision(name: str, device: torch.device) -> str:
     """ "fp32" or "bf16"; "auto" is bf16 only where the hardware multiplies it natively and faster than fp32."""
     if name != "auto":
         return name
+    native = False
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        native = capabilities.get("amx_bf16")
-        # Intel's AVX-512 without AMX has bf16 products too, at half the rate of fp32 ones.
-        native = native or (capabilities.get("avx512_bf16") and "Intel" not in capabilities.get("cpu_name", ""))
-        native = native or (capabilities.get("bf16") and sys.platform == "linux")  # Arm
-    else:
-        native = False
+        has = torch.cpu.get_capabilities().get
+        # Intel's AVX-512 without AMX has bf16 products too, at half the rate of fp32 ones; "bf16" is Arm's.
+        native = has("amx_bf16") or (has("avx512_bf16") and "Intel" not in has("cpu_name", ""))
+        native = native or (has("bf16") and sys.platform == "linux")
     return "bf16" if native else "fp32"
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from src.config.values import ConfigError
 from src.datasets.batches import Examples, jitter, shuffled_batches, to_unit
 from src.training.cuda_graph import GraphedUpdate
 from src.training.optimiser import SGD, gain, set_gain
@@ -52,23 +53,6 @@ def step_figures(layers: Sequence[tuple[Tensor, Tensor]], readout_loss: Tensor) 
     }
 
 
-class Diverged(RuntimeError):
-    """A loss is no longer a finite number. The message names it; `rate` is the learning rate that it depends on."""
-
-    def __init__(self, of: str, loss: float, rate: str):
-        super().__init__(f"the loss of {of} became {loss}")
-        self.rate = rate
-
-
-def check_finite(losses: Sequence[float], readout_loss: float, readout_rate: str) -> None:
-    """Raises Diverged if one of the losses, of layers 1.. or the read-out, is infinite or not a number."""
-    for layer, loss in enumerate(losses, start=1):
-        if not math.isfinite(loss):
-            raise Diverged(f"layer {layer}", loss, "learning_rate")
-    if not math.isfinite(readout_loss):
-        raise Diverged("the read-out", readout_loss, readout_rate)
-
-
 def train_epochs(
     phases: Sequence[Phase],
     examples: Examples,
@@ -91,8 +75,7 @@ def train_epochs(
         after each epoch, its "gain" and the means of the step's figures, as Python numbers.
 
     Raises:
-        Diverged: on the CPU, at the step whose loss is infinite or not a number. (On a GPU the host would have to wait:
-            there, after that epoch.)
+        ConfigError: after an epoch in which a loss was infinite or not a number, with the rate that it depends on.
     """
     before = 0  # epochs of the phases before
     for phase in phases:
@@ -105,7 +88,13 @@ def train_epochs(
             for batch in shuffled_batches(n=len(examples), batch_size=batch_size, generator=generator):
                 run(batch)
             figures = {name: (total / len(examples)).tolist() for name, total in totals.items()}  # CPU-GPU sync point
-            check_finite(figures["loss"], figures["readout_loss"], phase.readout_rate)
+            of_layers = [
+                (f"layer {layer}", loss, "learning_rate") for layer, loss in enumerate(figures["loss"], start=1)
+            ]
+            for of, loss, rate in [*of_layers, ("the read-out", figures["readout_loss"], phase.readout_rate)]:
+                if not math.isfinite(loss):
+                    wrong = f"the loss of {of} became {loss} in epoch {before + epoch}"
+                    raise ConfigError(f"{wrong}; a lower training.{rate} may help")
             yield {"gain": of_epoch, **figures}
             for total in totals.values():
                 total.zero_()
@@ -121,10 +110,8 @@ def _update(
     batch: Tensor,
 ) -> None:
     """One step with the examples of these indices; its figures are added to `totals`."""
-    images = to_unit(jitter(examples.images[batch], max_shift=max_shift, generator=generator))
+    images = to_unit(jitter(examples.images[batch], examples.shape, max_shift, generator))
     sums = phase.step(images, examples.labels[batch], generator)
-    if batch.device.type == "cpu":
-        check_finite(sums["loss"].tolist(), sums["readout_loss"].item(), phase.readout_rate)
     for name, value in sums.items():
         if name not in totals:
             totals[name] = torch.zeros_like(value)

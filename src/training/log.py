@@ -33,48 +33,41 @@ class RunLog:
     """Progress over the epochs on the terminal, and each epoch's figures in `folder`/metrics.jsonl.
 
     A terminal gets a progress bar, anything else (and the terminal of several runs at once) a plain line an epoch.
+
+    Args:
+        classes: of the images, so that a read-out at chance is known.
+        records: of epochs done before; whatever else metrics.jsonl holds is dropped.
+        tensorboard: write the figures into event files in `folder`/tensorboard, too.
+
+    Raises ConfigError if TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, folder: Path, epochs: int, records: Sequence[dict[str, Any]] = (), tensorboard: bool = False):
-        """`records` are those of epochs done before; whatever else metrics.jsonl holds is dropped.
-
-        `tensorboard`: write the figures into event files in `folder`/tensorboard, too.
-        """
-        self.records = list(records)
-        path = folder / "metrics.jsonl"
-        write_atomically(path, "".join(json.dumps(record) + "\n" for record in self.records).encode())
-        self.file = path.open("a", encoding="utf-8")
+    def __init__(
+        self, folder: Path, epochs: int, classes: int, records: Sequence[dict] = (), tensorboard: bool = False
+    ):
+        self.epochs, self.classes, self.records, self.before = epochs, classes, list(records), len(records)
         self.events = None
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # here, because this takes seconds
-
+            try:
+                from torch.utils.tensorboard import SummaryWriter  # here, because this takes seconds
+            except ImportError as error:
+                missing = "there is no TensorBoard; pip install tensorboard"
+                raise ConfigError(f"logging.tensorboard=true: {missing}") from error
             # TensorBoard forgets what an interrupted run wrote of the epochs that are now done once more.
-            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=len(self.records) + 1)
-        self.epochs = epochs
-        self.resumed_after = len(self.records)
+            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=self.before + 1)
+        path = folder / "metrics.jsonl"
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in records).encode())
+        self.file = path.open("a", encoding="utf-8")
         self.interactive = sys.stderr.isatty() and not parent_process()  # bars of jobs side by side would mix
-        self.bar = tqdm(
-            total=epochs,
-            initial=len(self.records),
-            disable=not self.interactive,
-            dynamic_ncols=True,
-            bar_format="{n_fmt}/{total_fmt} |{bar:6}| {elapsed}<{remaining}{postfix}",
-        )
-        self.started = time.perf_counter()
-        self.validation = ""
-        self.told: set[str] = set()  # what trouble, each kind once
+        bar = "{n_fmt}/{total_fmt} |{bar:6}| {elapsed}<{remaining}{postfix}"
+        options = {"disable": not self.interactive, "dynamic_ncols": True, "bar_format": bar}
+        self.bar = tqdm(total=epochs, initial=self.before, **options)
+        self.started, self.validation, self.warned = time.perf_counter(), "", set()
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Takes what is to stand in metrics.jsonl: the "epoch", what `train_epochs` yields of it and, after a
         validation, "validation_errors", counts by rule, of so many "validation_images".
         """
-        if errors := record.get("validation_errors"):
-            shares = [f"{100 * errors[rule] / record['validation_images']:.2f}" for rule in HEADLINES if rule in errors]
-            self.validation = f", val. error {'/'.join(shares)} %"
-        trouble = trouble_of(record) if record["epoch"] >= 3 else None
-        if trouble and trouble not in self.told:
-            self.told.add(trouble)
-            log.warning(f"epoch {record['epoch']}: {trouble}")
         self.records.append(record)
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
@@ -82,29 +75,33 @@ class RunLog:
             for name, value in scalars(record).items():
                 self.events.add_scalar(name, value, record["epoch"])
             self.events.flush()
-        if record["loss"]:
+        trouble = trouble_of(record, self.classes) if record["epoch"] >= 3 else None
+        if trouble and trouble not in self.warned:
+            self.warned.add(trouble)
+            log.warning(f"epoch {record['epoch']}: {trouble}")
+        if errors := record.get("validation_errors"):
+            shares = [f"{100 * errors[rule] / record['validation_images']:.2f}" for rule in HEADLINES if rule in errors]
+            self.validation = f", val. error {'/'.join(shares)} %"
+        line = f"cross-entropy {record['readout_loss']:.3g}"
+        if record["loss"]:  # of layers, each its own
             pairs = "/".join(f"{100 * share:.1f}" for share in record["pairs_ordered_wrongly"])
-            line = f"loss {sum(record['loss']):.3g}, wrong pairs {pairs} %{self.validation}"
-        else:  # no layer learns by a loss of its own
-            line = f"cross-entropy {record['readout_loss']:.3g}{self.validation}"
-        self.bar.set_postfix_str(line, refresh=False)
+            line = f"loss {sum(record['loss']):.3g}, wrong pairs {pairs} %"
+        self.bar.set_postfix_str(line + self.validation, refresh=False)
         self.bar.update(1)
         if not self.interactive:
-            seconds_per_epoch = (time.perf_counter() - self.started) / (len(self.records) - self.resumed_after)
-            left = seconds_per_epoch * (self.epochs - record["epoch"])
-            log.info(f"epoch {record['epoch']}/{self.epochs}  {line}, {clock(left)} left")
+            an_epoch = (time.perf_counter() - self.started) / (len(self.records) - self.before)
+            left = tqdm.format_interval(an_epoch * (self.epochs - record["epoch"]))
+            log.info(f"epoch {record['epoch']}/{self.epochs}  {line}{self.validation}, {left} left")
 
     def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, *_) -> None:
-        self.bar.close()
-        self.file.close()
-        if self.events:
-            self.events.close()
+        for each in filter(None, (self.bar, self.file, self.events)):
+            each.close()
 
 
-def trouble_of(record: dict[str, Any]) -> str | None:
+def trouble_of(record: dict[str, Any], classes: int) -> str | None:
     """What has gone wrong, first of all, without a loss that diverged; None if nothing has.
 
     By chance, half of the pairs are ordered wrongly; where no unit fires, all are, as all goodness is 0.
@@ -115,7 +112,7 @@ def trouble_of(record: dict[str, Any]) -> str | None:
         if share >= 0.5:  # a rate that is too high leaves a layer there, and one that is far too low
             chance = "tells positives from negatives no better than chance"
             return f"layer {layer} {chance}; another training.learning_rate may help"
-    if record["readout_loss"] >= math.log(10):
+    if record["readout_loss"] >= math.log(classes):
         advice = "a lower training.readout_learning_rate" if record["loss"] else "lower learning rates"
         return f"the read-out is no better than chance; {advice} may help"
     return None
@@ -131,41 +128,16 @@ def scalars(record: dict[str, Any]) -> dict[str, float]:
     return figures
 
 
-def clock(seconds: float) -> str:
-    """h:mm:ss or m:ss."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run's metrics.jsonl, one an epoch; a last line that was not written to its end is left out.
-
-    Raises ConfigError if another line is damaged.
-    """
-    path = folder / "metrics.jsonl"
-    try:
-        *lines, _ = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged: {error}") from error
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    """A run's result.json. Raises ConfigError if it is damaged."""
-    path = folder / "result.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged ({error}); without it, the net can be tested") from error
-
-
 def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises ConfigError if it cannot be read."""
+    """The content of a JSON file; of .jsonl, its lines, but for a last one that was not written to its end.
+
+    Raises ConfigError if it cannot be read.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.split("\n")[:-1]] if path.suffix == ".jsonl" else json.loads(text)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        raise ConfigError(f"{path} is damaged or cannot be read: {error}") from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

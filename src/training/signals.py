@@ -3,8 +3,6 @@
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 
 class Stopped(BaseException):
@@ -28,26 +26,23 @@ EXIT_STATUSES = [128 + number for number in SIGNALS]
 
 
 class StopSignals:
-    """Within `with StopSignals() as stop`, a signal acts where `stop.allowed()` says so, and waits elsewhere.
+    """Within `with StopSignals() as stop`, a signal acts while `stop.stoppable(epochs)` computes, and waits elsewhere.
 
     SIGUSR2 counts if somebody waits for it, as submitit does in a Slurm job to put it back into the queue: who that is
     gets the signal on leaving, when the run has been saved. What is ignored does not count: SIGHUP under nohup, SIGINT
-    in the background of a script. And no signal does in a thread other than the main one, which is the one that gets
-    them.
+    in the background of a script. Only the main thread gets signals.
     """
 
-    def __init__(self):
-        self.received: int | None = None
-        self.can_stop = False
+    received: int | None = None
+    can_stop = False
 
     def __enter__(self) -> "StopSignals":
         self.hand_on = getattr(signal, "SIGUSR2", None)  # Windows has none
         numbers = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         if self.hand_on and callable(signal.getsignal(self.hand_on)):
             numbers.append(self.hand_on)
-        if threading.current_thread() is not threading.main_thread():
-            numbers = []
-        self.handlers = {number: signal.signal(number, self._receive) for number in numbers}
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        self.handlers = {number: signal.signal(number, self._receive) for number in numbers if in_main_thread}
         return self
 
     def __exit__(self, *_) -> None:
@@ -56,18 +51,22 @@ class StopSignals:
         if self.received and self.received == self.hand_on:
             signal.raise_signal(self.received)
 
-    def _receive(self, number: int, _: FrameType | None) -> None:
+    def _receive(self, number: int, _) -> None:
         self.received = number
         if self.can_stop:
+            self.can_stop = False
             raise Stopped(number)
 
-    @contextmanager
-    def allowed(self) -> Iterator[None]:
-        """Raises `Stopped` if a signal has come before or comes within."""
-        self.can_stop = True
-        try:
-            if self.received:
-                raise Stopped(self.received)
-            yield
-        finally:
-            self.can_stop = False
+    def stoppable(self, epochs: Iterator) -> Iterator:
+        """The same; raises `Stopped` if a signal has come before one, or comes within, or has come after the last."""
+        while True:
+            self.can_stop = True
+            try:
+                if self.received:
+                    raise Stopped(self.received)
+                epoch = next(epochs)
+            except StopIteration:
+                return
+            finally:
+                self.can_stop = False
+            yield epoch

@@ -1,0 +1,158 @@
+"""Runs as Hydra starts them, one or several (`python -m main -m`): checked, each in its folder, ended one by one."""
+
+import glob
+import itertools
+import logging
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from multiprocessing import parent_process
+from pathlib import Path
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from src.config.errors import explain, one_line_errors
+from src.config.loading import begun, composed, load, load_saved
+from src.config.values import Config
+from src.training.device import resolve_device
+from src.training.signals import EXIT_STATUSES, StoppedJob
+
+log = logging.getLogger(__name__)
+stopped: int | None = None  # this process was told to stop: the exit status; jobs that wait for it do not start then
+
+
+def new_folder(path: str) -> str:
+    """Makes the folder `path`, or PATH_2, PATH_3 ... if there is one: no two runs get the same, however they start."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = Path(f"{path}_{number}" if number > 1 else path)
+        try:
+            folder.mkdir()
+            return str(folder.absolute())
+        except FileExistsError:
+            continue
+
+
+def run_folder(new: str, *, _root_: DictConfig) -> str:
+    """The folder of the run that Hydra's whole configuration, `_root_`, describes.
+
+    It is that of the run that it resumes; in a sweep, that of the run next to `new` with the same configuration; else
+    the `new_folder`.
+    """
+    if _root_.resume:
+        return str(Path(_root_.resume).expanduser().absolute())
+    if _root_.hydra.mode == RunMode.MULTIRUN:
+        config = load(_root_)
+        for folder in sorted(Path(new).parent.glob(f"*_{glob.escape(config.name)}_seed{config.seed}*")):
+            if begun(folder, config):
+                return str(folder.absolute())
+    return new_folder(new)
+
+
+# For configs/config.yaml. Cached, as Hydra asks for a sweep's folder again for every job, also in other processes.
+OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+OmegaConf.register_new_resolver("line_start", lambda job: "" if job is None else f"#{job} ", replace=True)
+
+
+def load_job(values: DictConfig, overrides: Sequence[str], folder: Path | None = None) -> tuple[Config, bool]:
+    """The checked configuration of a run, and whether it goes on with one that has begun.
+
+    It goes on with the run that is resumed, and with the one in `folder`, where it is to be, if that has the same
+    configuration: a job that is back in Slurm's queue, or the same command again. Raises as `load` and `load_saved` do.
+    """
+    if values.resume is not None:
+        return load_saved(Path(values.resume).expanduser(), overrides), True
+    config = load(values)
+    saved = begun(folder, config) if folder else None
+    return saved or config, saved is not None
+
+
+class BeforeRuns(Callback):
+    """Hydra calls this once: before it makes the folder of a run, and before it launches the jobs of a sweep.
+
+    Hydra would make a warning of an error, so that they end the process here.
+    """
+
+    def on_run_start(self, config: DictConfig, **_) -> None:
+        with one_line_errors():
+            resolve_device(load_job(config, config.hydra.overrides.task)[0].device)
+
+    def on_multirun_start(self, config: DictConfig, **_) -> None:
+        hydra, typed = config.hydra, OmegaConf.to_container(config.hydra.overrides)  # as they stand: each job's ${...}
+        with one_line_errors():
+            for overrides in jobs(typed["task"]) if hydra.runtime.choices["hydra/sweeper"] == "basic" else ():
+                of_job, _ = load_job(composed(*typed["hydra"], *overrides), overrides)
+                if not hydra.launcher._target_.endswith("SlurmLauncher"):  # whose login node needs no GPU
+                    resolve_device(of_job.device)
+        if hydra.runtime.choices["hydra/launcher"] == "joblib":
+            # Ctrl-C reaches every process. This one would kill its workers while they save their runs, and so would
+            # the loss of a worker that has nothing to do. Workers inherit this; `job` has them listen while they work.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def jobs(typed: list[str]) -> Iterator[list[str]]:
+    """The overrides of each job of a sweep: all combinations of the values that were `typed`, as Hydra makes them."""
+    parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(typed)
+    choices = [
+        each.sweep_string_iterator() if each.is_sweep_override() else [each.get_value_element_as_str()]
+        for each in parsed
+    ]
+    for values in itertools.product(*choices):
+        yield [f"{each.get_key_element()}={value}" for each, value in zip(parsed, values, strict=True)]
+
+
+@cache  # once in a process
+def end_with_parent() -> None:
+    """Has this worker save its run and end when whoever waits for it has gone: killed, for example."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(1)
+            if os.getppid() != parent_process().pid:
+                os.kill(os.getpid(), signal.SIGTERM)  # the first one ends the run, a later one the process
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def job() -> Iterator[None]:
+    """Around one run of a sweep: what ends it is left to Hydra, which goes on with the others and then fails.
+
+    Ctrl-C and SIGTERM end a sweep. Where its jobs run in processes of their own, each says so by `StoppedJob`, as other
+    ways would have the launcher kill the jobs that are still saving.
+    """
+    global stopped
+    if stopped is not None:
+        raise StoppedJob(stopped)
+    if parent_process():
+        end_with_parent()
+    own_process = HydraConfig.get().runtime.choices["hydra/launcher"] != "basic"
+    if own_process:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    except Exception as error:
+        log.error(f"error: {explain(error) or error}", exc_info=explain(error) is None)
+        for each in filter(None, (error, error.__cause__)):  # Hydra keeps them to the end, and their frames the net
+            traceback.clear_frames(each.__traceback__)
+        raise
+    except (KeyboardInterrupt, SystemExit) as stop:
+        status = stop.code if isinstance(stop, SystemExit) else 130
+        if not own_process or status not in EXIT_STATUSES:
+            raise
+        stopped = status
+        raise StoppedJob(status) from stop
+    finally:
+        if own_process:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
