@@ -184,7 +184,7 @@ def sheet_of(lab: Array) -> tuple[Array, Array]:
     sheets = [
         (within.sum(), corners)
         for _, colour, corners, within in candidates
-        if not any(np.abs(its - colour).max() > 25 and within[area].mean() > 0.5 for area, its, _, _ in candidates)
+        if not any(np.abs(its - colour).max() > 25 and within[area].mean() > 0.35 for area, its, _, _ in candidates)
     ]
     _, corners = max(sheets, key=lambda sheet: sheet[0], default=(0, corners_of(np.ones_like(smooth))[0]))
     x, y = (corners - corners.mean(axis=0)).T
