@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from src.datasets.batches import Examples
-from src.training.device import synchronise
 
 WARM_UP = 3  # batches that do not count
 
@@ -64,6 +63,12 @@ class PlainNet(nn.Module):
             total = total + F.binary_cross_entropy_with_logits(logits, targets)
             features.append(self.normalise(neutral).detach())
         return total + F.cross_entropy(self.readout(torch.cat(features[1:], dim=1)), labels)
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits until the device has done all it was given, so that the clock can be read."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
 
 
 def seconds_per_image(examples: Examples, hidden_dims: list[int], batch_size: int) -> dict[str, float]:

@@ -23,7 +23,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.benchmark import Timer
 
-from benchmarks.plain import seconds_per_image
+from benchmarks.plain import seconds_per_image, synchronise
 from src.config.errors import one_line_errors
 from src.config.loading import CONFIGS, composed
 from src.config.loading import load as load_config
@@ -33,7 +33,7 @@ from src.datasets.table import load
 from src.experiment import new_net
 from src.layers import connections
 from src.results.tables import markdown, net_name
-from src.training.device import describe, resolve_precision, synchronise, use
+from src.training.device import describe, resolve_precision, use
 from src.training.epochs import train_epochs
 from src.training.log import provenance, read_json, write_json
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 import shlex
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from src import methods
-from src.config.loading import as_argument, check_images
+from src.config.loading import check_images
 from src.config.values import Config, ConfigError
 from src.datasets.batches import Examples
 from src.datasets.table import load
@@ -64,6 +65,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         log.info(f"{config.name}: training on {images}, {describe(device)}, {how}; run in {out_dir}")
 
         net = new_net(config, examples.shape, examples.classes).to(device)
+        net.prepare(examples.images)
         trained = train(config, net, examples, validation, out_dir, origin, resume)
         save(out_dir / "model.pt", {name: tensor.cpu() for name, tensor in net.state_dict().items()})
 
@@ -81,6 +83,9 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
             **trained,
             **origin,
         }
+        if config.evaluation.training_errors:
+            wrong = count_errors(scores_for(net, examples.images, config.evaluation.batch_size), examples)
+            result |= {f"training_error_{rule}": 100 * count / len(examples) for rule, count in wrong.items()}
         write_json(out_dir / "result.json", result)  # it says that the run is finished
         if config.logging.pictures:
             # Imported here, because matplotlib takes a second that the start need not pay.
@@ -155,4 +160,6 @@ def new_net(config: Config, shape: Map, classes: int) -> Net:
 def resuming(folder: Path) -> str:
     """The command that goes on with the run in `folder`, as it is typed in a shell."""
     main = "-m main" if Path.cwd() == REPOSITORY else shlex.quote(str(REPOSITORY / "main.py"))
-    return f"python {main} {shlex.quote(as_argument('resume', str(folder.absolute())))}"
+    path = str(folder.absolute())
+    for_hydra = path if re.fullmatch(r"[\w./+-]+", path, re.ASCII) else f'"{path}"'
+    return f"python {main} {shlex.quote(f'resume={for_hydra}')}"

@@ -12,7 +12,7 @@ if not __package__:  # as in `python src/plots.py`
 
 from src.config.errors import one_line_errors
 from src.config.loading import load_saved
-from src.config.values import Config, ConfigError
+from src.config.values import Config
 from src.datasets.batches import Examples
 from src.evaluate import tested
 from src.methods.net import Net
@@ -44,20 +44,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="RUN_FOLDER")
     parser.add_argument("--data-root", help="where the data are, if no longer where the run found them")
     arguments = parser.parse_args()
-    folder = arguments.folder
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # for data that have to be fetched
     with one_line_errors():
-        config = load_saved(folder)
-        if (folder / "model.pt").is_file():
-            for path in draw_run(config, folder, *tested(folder, data_root=arguments.data_root)):
-                print(path)
-            return
-        metrics = read_json(folder / "metrics.jsonl") if (folder / "metrics.jsonl").is_file() else []
-        why = "its net was not kept" if (folder / "result.json").is_file() else "it is not finished"
-        if not metrics:
-            raise ConfigError(f"{folder}: of this run there is nothing to draw ({why})")
-        print(save_figure(draw_learning_curve(metrics), folder / "learning_curve.png"))
-        print(f"The other pictures need the net of this run ({why}: no model.pt).")
+        config = load_saved(arguments.folder)
+        outcome = tested(arguments.folder, data_root=arguments.data_root)
+        print(*draw_run(config, arguments.folder, *outcome), sep="\n")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # the environment of the ru
 ONE_THREAD.pop("HYDRA_FULL_ERROR", None)
 
 
-def command(*arguments: str, module: str = "main", **environment: str) -> subprocess.CompletedProcess:
-    """`python -m MODULE ARGUMENT...`, waited for, with variables added to its environment."""
+def command(*arguments: str, module: str = "main", code: str = "", **variables: str) -> subprocess.CompletedProcess:
+    """`python -m MODULE ARGUMENT...` or `python -c CODE ARGUMENT...`, waited for, with variables of its environment."""
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, *(["-c", code] if code else ["-m", module]), *arguments],
         cwd=REPOSITORY,
-        env=ONE_THREAD | environment,
+        env=ONE_THREAD | variables,
         capture_output=True,
         text=True,
         timeout=170,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import REPOSITORY, command
+from commands import ONE_THREAD, REPOSITORY, command
 
 from src.datasets.idx import FILES
 from src.datasets.table import load
@@ -74,11 +74,12 @@ def few_images(tmp_path_factory, mnist_root) -> list[str]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen]]:
-    """`subprocess.Popen` for processes that are not to outlive the test, even if it fails."""
+    """Starts `python -m main ARGUMENT...`, with options of `subprocess.Popen`; it does not outlive the test."""
     with ExitStack() as stack:
 
-        def popen(*arguments, **options):
-            process = subprocess.Popen(*arguments, **options)
+        def popen(*arguments: str, **options) -> subprocess.Popen:
+            python = [sys.executable, "-m", "main", *arguments]
+            process = subprocess.Popen(python, cwd=REPOSITORY, env=ONE_THREAD, text=True, **options)
             stack.callback(process.kill)
             return process
 

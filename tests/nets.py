@@ -48,14 +48,16 @@ def small_net(
     hidden_dims: list[int] = HIDDEN_DIMS,
     method: ModuleType = supervised,
     matmul_dtype: torch.dtype = torch.float32,
+    shape: Map | None = None,
     **values,
 ) -> Net:
-    """A net of dense layers, with the defaults of configs/ where `values` of its model do not say otherwise."""
-    values = {"weight_scale": "fan_in", **LAYER, "grids": None, "weight_gain": 0.7, **values}
+    """With the defaults of configs/ where `values` of its model do not say otherwise; dense, but for a `field`."""
+    defaults = {"weight_scale": "fan_in", "grids": None, "weight_gain": 0.7, "field": None, "standardise": False}
+    values = defaults | LAYER | values
     names = method.Model.__dataclass_fields__
     model = method.Model(hidden_dims=hidden_dims, **{name: values[name] for name in names if name in values})
     generator = torch.Generator().manual_seed(0)
-    return method.Net(model, Map(1, 1, input_dim), 10, generator=generator, matmul_dtype=matmul_dtype)
+    return method.Net(model, shape or Map(1, 1, input_dim), 10, generator=generator, matmul_dtype=matmul_dtype)
 
 
 def optimizer_for(net: nn.Module, **options) -> SGD:

@@ -145,12 +145,15 @@ def gain(epoch, epochs):
     return (1.0 + 2.0 * (epochs - epoch)) / epochs
 
 
-def layer_gradients(positive, negative, m, *, peer=0.03, peer_momentum=0.9, temperature=1.0, loss="logistic"):
+def layer_gradients(
+    positive, negative, m, *, peer=0.03, peer_momentum=0.9, temperature=1.0, loss="logistic", of=(1, 1)
+):
     """One layer's (gradient of W, gradient of b, new m): gradient = (positives + negatives) / B.
 
     ``positive`` and ``negative`` are that layer's (n_input, z, h) from ``forward``; B is the number of
     positives; the threshold theta_l is d_l. Nothing here is smoothed, decayed or scaled yet.
 
+    ``of``: whether it learns of positives and of negatives (section 5).
     Loss "logistic": the half of the paper's. Loss "symba": T/2 log(1 + exp((G- - G+) / T)), for each pair.
     """
     n_pos, _, h_pos = positive
@@ -159,15 +162,15 @@ def layer_gradients(positive, negative, m, *, peer=0.03, peer_momentum=0.9, temp
     p_pos = p_positive(goodness(h_pos), theta, temperature)[:, None]
     p_neg = p_positive(goodness(h_neg), theta, temperature)[:, None]
     # m <- 0.9 m + 0.1 * mean over the batch of h_l (positives), before it is used
-    new_m = peer_momentum * m + (1.0 - peer_momentum) * np.mean(h_pos, axis=0)
+    new_m = peer_momentum * m + (1.0 - peer_momentum) * np.mean(h_pos, axis=0) if of[0] else m
     # Positives: (1 - p) h / T + lambda (mean over units of m - m), the latter not gated by the ReLU
     if loss == "logistic":
         push_pos, push_neg = (1.0 - p_pos) / temperature, -p_neg / temperature
     else:
         q = 1.0 / (1.0 + np.exp((goodness(h_pos) - goodness(h_neg)) / temperature))[:, None]
         push_pos, push_neg = q, -q
-    d_pos = push_pos * h_pos + peer * (np.mean(new_m) - new_m)
-    d_neg = push_neg * h_neg
+    d_pos = of[0] * (push_pos * h_pos + peer * (np.mean(new_m) - new_m))
+    d_neg = of[1] * push_neg * h_neg
     gradient_w = (d_pos.T @ n_pos + d_neg.T @ n_neg) / batch
     gradient_b = (d_pos.sum(axis=0) + d_neg.sum(axis=0)) / batch
     return gradient_w, gradient_b, new_m
@@ -249,6 +252,7 @@ def stepped_layers(state, per_layer, *, rate, decay, **how):
 def train_step(
     state, images, labels, negative_labels, *, eps, eps_sup, wc, wc_sup, momentum=0.9, peer=0.03, peer_momentum=0.9,
     gain, temperature=1.0, tiny, decay_in_momentum=False, loss="logistic", adversarial=0.0,
+    of=(1, 1),
 ):  # fmt: skip
     """One mini-batch: three passes (positive, neutral, negative) with the same weights, then one update.
 
@@ -268,7 +272,7 @@ def train_step(
     negatives = forward(write_code(moved, one_hot(negative_labels)), state.weights, state.biases, tiny)
 
     per_layer = [
-        layer_gradients(pos, neg, m, peer=peer, peer_momentum=peer_momentum, temperature=temperature, loss=loss)
+        layer_gradients(pos, neg, m, peer=peer, peer_momentum=peer_momentum, temperature=temperature, loss=loss, of=of)
         for pos, neg, m in zip(positives, negatives, state.means, strict=True)
     ]
     # One update of everything.

@@ -95,9 +95,13 @@ def goodness_over_time(state, images, *, damping, iterations, tiny):
 def train_step(
     state, images, labels, negative_labels, *,
     damping, iterations, first_learning_iteration, eps, eps_sup, wc, wc_sup, gain, momentum=0.9,
-    peer=0.03, peer_momentum=0.9, temperature=1.0, tiny,
+    peer=0.03, peer_momentum=0.9, temperature=1.0, tiny, masks=None, sign=1.0,
 ):  # fmt: skip
-    """One mini-batch. Returns (new state, loss of each layer summed over the cases)."""
+    """One mini-batch. Returns (new state, loss of each layer summed over the cases).
+
+    Section 4: ``masks`` are those of the full weight matrices, by name; what they leave out is set back to zero after
+    the update. ``sign`` -1: the goodness is minus the sum of squares, p = sigmoid(theta - sum of squares).
+    """
     batch, layers = len(images), range(len(state.biases))
     learning = list(range(first_learning_iteration - 1, iterations))
     gradients = {name: [np.zeros_like(x) for x in getattr(state, name)] for name in ("bottom_up", "top_down", "biases")}
@@ -114,15 +118,16 @@ def train_step(
         mean_now = np.mean([[history[t][layer][3] for t in learning] for history in positives], axis=(0, 1))
         means.append(peer_momentum * state.means[layer] + (1 - peer_momentum) * mean_now)
         pull = peer * (means[layer].mean() - means[layer])
-        for histories, sign in ((positives, 1.0), (negatives, -1.0)):
+        for histories, wanted in ((positives, 1.0), (negatives, -1.0)):
             for history in histories:
                 for t in learning:
                     below, above, z, h = history[t][layer]
-                    p = p_positive(goodness(h[None]), len(h), temperature)[0]
-                    right = p if sign > 0 else 1 - p
+                    p = p_positive(sign * goodness(h[None]), sign * len(h), temperature)[0]
+                    right = p if wanted > 0 else 1 - p
                     losses[layer] -= np.log(right) / 2 / len(learning)
-                    dz = sign * (1 - right) / temperature * h * (1 - damping) * (z > 0)  # d h / d z = 1 - damping
-                    if sign > 0:
+                    # d h / d z = 1 - damping
+                    dz = wanted * sign * (1 - right) / temperature * h * (1 - damping) * (z > 0)
+                    if wanted > 0:
                         dz = dz + pull
                     dz = dz / (batch * len(learning))
                     gradients["bottom_up"][layer] += np.outer(dz, below)
@@ -138,8 +143,9 @@ def train_step(
                 getattr(state, name)[layer], state.smooth[name][layer], gradient,
                 rate=gain * eps, decay=wc, is_bias=name == "biases", **how,
             )  # fmt: skip
-            getattr(new, name).append(value)
-            new.smooth[name].append(smooth)
+            mask = masks[name][layer] if masks and name in masks else 1.0
+            getattr(new, name).append(value * mask)
+            new.smooth[name].append(smooth * mask)
     new.softmax, new.smooth["softmax"] = smooth_and_step(
         state.softmax, state.smooth["softmax"], softmax_gradient(features, logits, labels),
         rate=gain * eps_sup, decay=wc_sup, is_bias=False, **how,

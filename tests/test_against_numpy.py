@@ -131,6 +131,27 @@ def test_every_second_image_is_moved_by_the_whole_length_however_sure_the_layer_
     assert not shift[:, :10].any() and not shift[1::2].any()
 
 
+@pytest.mark.parametrize(("sleep", "kinds"), [(0, "ppppp"), (1, "pnpnp"), (2, "ppnnp")])
+def test_updates_on_positives_and_on_negatives_take_turns(sleep, kinds):
+    """Section 5, also across a resumption, as the net counts its updates."""
+    net, again = small_net(), small_net()
+    state, optimizers = as_state(net), [optimizer_for(each) for each in (net, again)]
+    for number, kind in enumerate(kinds):
+        images, labels, wrong = tensors(number)
+        if number == 3:
+            again.load_state_dict(net.state_dict())
+            for ours, theirs in zip(again.parameters(), net.parameters(), strict=True):
+                ours.grad.copy_(theirs.grad)
+        for each, optimizer in zip((net, again), optimizers, strict=True):
+            step(each, optimizer, images, labels, None, choose=lambda *_, wrong=wrong: wrong, sleep=sleep)
+        state = reference.train_step(
+            state, images.numpy(), labels.numpy(), wrong.numpy(), **SHEET_RATES, gain=1.0, tiny=TINY,
+            of=(1, 1) if not sleep else (kind == "p", kind == "n"),
+        )  # fmt: skip
+        assert_layers_are(net, state)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(again.parameters(), net.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 5, 60, 100])
 def test_gain(epochs):
     ours = [gain(epoch, epochs) for epoch in range(1, epochs + 1)]

@@ -8,8 +8,9 @@ import reference
 import reference_others
 import torch
 import torch.nn.functional as F
-from nets import BATCH, HIDDEN_DIMS, SHEET_RATES, assert_close, optimizer_for, tensors
+from nets import BATCH, HIDDEN_DIMS, SHEET_RATES, assert_close, full_matrix, optimizer_for, tensors
 
+from src.layers.connections import Map
 from src.methods import backprop
 from src.methods.backprop import adversarial_images, step
 from src.training.optimiser import gain, set_gain
@@ -125,3 +126,22 @@ def test_the_mean_square_of_the_activities_is_kept():
         for weight in parameters_of(net)[0]:
             h = F.relu(h @ weight.T)
             assert h.square().mean().item() == pytest.approx(1, rel=0.15)
+
+
+def test_an_update_of_topographic_layers_is_that_of_autograd():
+    """Section 4: by the full matrices of the fields, on standardised images."""
+    shape = Map(4, 6, 3)
+    net = small_net(shape.size, [48, 72], shape=shape, field=3, standardise=True)
+    net.prepare(torch.randint(0, 200, (50, shape.size), generator=torch.Generator().manual_seed(1)).byte())
+    net.readout.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    optimizer = optimizer_for(net, learning_rate=0.0, readout_learning_rate=0.0, momentum=0.0)
+    images, labels, _ = tensors(0, size=40, dim=shape.size)
+    matrices = [full_matrix(layer.below).requires_grad_() for layer in net.layers]
+    h = ((images.view(40, -1, 3) - net.pixel_mean) / net.pixel_std).flatten(1)
+    for matrix, layer in zip(matrices, net.layers, strict=True):
+        h = F.relu(F.linear(h, matrix, layer.bias))
+    expected = torch.autograd.grad(F.cross_entropy(net.readout(h), labels), matrices)
+    step(net, optimizer, images, labels)
+    for layer, matrix, gradient in zip(net.layers, matrices, expected, strict=True):
+        within = gradient.masked_fill(matrix == 0, 0)
+        assert_close(full_matrix(layer.below, layer.below.weight.grad), within.numpy())

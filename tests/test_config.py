@@ -10,7 +10,7 @@ from src.config.errors import USER_ERRORS, explain
 from src.config.loading import CONFIGS, METHODS, check_images, load, load_saved
 from src.config.values import Config, ConfigError
 from src.layers.connections import Map
-from src.methods import named
+from src.methods import PUBLISHED, named
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 LOCAL = "method=unsupervised model.hidden_dims=[32,18,8] model.grids=[4,3,2]"
@@ -51,7 +51,7 @@ def test_experiments_are_what_was_published(
     assert (config.training.epochs, config.training.learning_rate) == (epochs, learning_rate)
     assert (60_000 - config.data.validation_images, config.data.jitter) == (images, jitter)
     assert getattr(config.training, "negatives", None) == negatives
-    assert experiment in [row.experiment for row in named(method).PUBLISHED]
+    assert experiment in [row.experiment for row in PUBLISHED if row.method == method]
 
 
 def test_what_only_one_experiment_has_is_as_published():
@@ -71,12 +71,6 @@ def test_what_only_one_experiment_has_is_as_published():
     assert (recurrent.model.damping, recurrent.model.iterations) == (0.3, 8)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_file_says_how_to_run_it(experiment):
-    assert composed(f"experiment={experiment}").name == experiment
-    assert f"# python -m main experiment={experiment}" in (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
-
-
 def test_every_method_and_every_data_set_can_be_chosen_by_its_name():
     assert METHODS == ["backprop", "recurrent", "supervised", "unsupervised"]
     for method in METHODS:
@@ -94,31 +88,23 @@ def test_every_method_and_every_data_set_can_be_chosen_by_its_name():
         ("method=backprop model.threshold=2", "Key 'threshold' not in 'Model'; full_key: model.threshold"),
         ("~seed", "missing mandatory value: seed; full_key: seed"),
         ("training.epochs=many", "Value 'many' of type 'str' could not be converted to Integer; full_key: training"),
-        ("experiment=papier", "Could not find 'experiment/papier'; Available options in 'experiment': backprop; lo"),
         ("hydra/launcher=papier", "`pip install hydra-joblib-launcher hydra-submitit-launcher` brings joblib and"),
         ("training.epochs", "missing EQUAL"),
         ("data.root=~/mnist", "data.root=~/mnist: LexerNoViableAltException: data.root=~/mnist; odd characters need"),
         ("model.hidden_dims=[1000]", "model.hidden_dims=[1000]: must be 2 or more widths of at least 1, because good"),
-        ("model.hidden_dims=[1000,0]", "model.hidden_dims=[1000, 0]: must be 2 or more widths of at least 1"),
-        ("model.goodness=badness", "model.goodness=badness: must be one of sum_of_activities, sum_of_squares"),
+        ("model.goodness=badness", "model.goodness=badness: must be one of minus_sum_of_squares, sum_of_activities"),
         ("model.temperature=0", "model.temperature=0.0: must be above 0"),
         ("training.learning_rate=inf", "training.learning_rate=inf: must be at least 0 and below inf"),
-        ("training.learning_rate=nan", "training.learning_rate=nan: must be at least 0 and below inf"),
         ("training.learning_rate=null", "field 'training.learning_rate' is not Optional"),
         ("training.batch_size=50001", "training.batch_size=50001: must be at most 50000, the number of training image"),
         ("data.validation_images=60000", "data.validation_images=60000: must be below the number of training images"),
         ("training.momentum=1", "training.momentum=1.0: must be at least 0 and below 1"),
-        ("device=cuda:01", "device=cuda:01: must be auto, cpu, cuda, cuda:1 or mps"),
         ("data.jitter=28", "data.jitter=28: must be below the images' smaller side, 28"),
-        ("name=../x", "name=../x: names a folder: it must not be empty, begin with a dot or hold a slash or ${"),
         ("method=recurrent model.first_learning_iteration=9", "=9: must be at most model.iterations, 8"),
-        ("method=unsupervised training.batch_size=1", "training.batch_size=1: must be at most 50000, the number of tr"),
         ("method=unsupervised training.batch_size=49999", "leave no batch of less than 2"),
         (f"{LOCAL} model.grids=[4,3]", "model.grids=[4, 3]: must give each of 3 layers one location less per side"),
-        (f"{LOCAL} model.grids=[4,2,1]", "model.grids=[4, 2, 1]: must give each of 3 layers one location less"),
         (f"{LOCAL} model.field=11", "model.field=11: squares of so many pixels cannot be spread evenly"),
         (f"{LOCAL} model.hidden_dims=[32,18,9]", "9 units cannot be shared out evenly to 2 x 2 locations (model.grids"),
-        (f"{LOCAL} model.field=0", "model.field=0: must be at least 1"),
     ],
 )  # fmt: skip
 def test_refusals_name_the_key_and_the_rule(overrides, expected):
@@ -152,11 +138,8 @@ def test_the_sizes_of_own_files_are_checked_when_they_are_known():
     ("content", "expected"),
     [
         ("training: {epochz: 3}", "'experiment/mine': .*: Key 'epochz' not in 'Training'; full_key: training.epochz$"),
-        ("training: {epochs: many}", "In 'experiment/mine': .*: Value 'many' .*; full_key: training.epochs$"),
         ("training: {epochs: -3}", "training.epochs=-3: must be at least 1"),
-        ("defaults: [{override /method: backprop}]\nmodel: {threshold: 3}", "'experiment/mine': .* full_key: model."),
         ("training: [", "mine.yaml"),
-        ("defaults: 3", "Invalid defaults list in 'experiment/mine', defaults must be a list"),
     ],
 )  # fmt: skip
 def test_an_experiment_file_is_checked_like_the_command_line(tmp_path, content, expected):
@@ -181,7 +164,6 @@ def test_a_saved_run_is_read_with_its_own_method_and_newer_keys_have_their_defau
         ("training.step", "fast", "Key 'step' not in 'Training'; full_key: training.step; it is damaged, or of"),
         ("training.epochs", "many", "Value 'many' of type 'str' could not be converted to Integer; full_key: trainin"),
         ("method", "hebb", "Could not find 'method/hebb'"),
-        ("dataset", None, "Could not find 'dataset/None'"),
         ("model.threshold", -1, "model.threshold=-1.0: must be at least 0 and below inf; it is damaged, or of"),
     ],
 )  # fmt: skip

@@ -6,7 +6,7 @@ import torch
 from nets import LAYER, RATES, assert_close, full_matrix, optimizer_for, seen_by
 
 from src.layers.connections import Connections, Map
-from src.layers.layer import FFLayer, activities
+from src.layers.layer import activities
 from src.methods import unsupervised
 from src.methods.unsupervised import step
 from src.training.optimiser import descend
@@ -75,20 +75,6 @@ def test_the_gradient_is_that_of_the_full_matrix_within_the_fields(shape, dtype,
         assert torch.equal(full_matrix(ours) == 0, outside)
 
 
-def test_fields_that_are_gathered_in_tiles_are_those_of_single_locations():
-    """Whatever the tiles: the same products, once the weights are the same."""
-    single, tiled = connections("topographic"), connections("in tiles")
-    with torch.no_grad():
-        matrix = full_matrix(tiled).view(8 * 8, 2, 8, 8, 3)
-        for location in range(64):
-            square = [index // 3 for index in seen_by(location, 8, 12, 3, 5, 1)][::3]  # in the padded map of 12 x 12
-            for place, point in enumerate(square):
-                row, column = point // 12 - 2, point % 12 - 2
-                if 0 <= row < 8 and 0 <= column < 8:
-                    single.weight[location, :, 3 * place : 3 * place + 3] = matrix[location, :, row, column]
-        torch.testing.assert_close(single(random(4, 192)), tiled(random(4, 192)))
-
-
 @every_shape
 def test_products_are_of_the_asked_dtype_and_follow_the_weights(shape):
     exact, rounded = connections(shape), connections(shape, torch.bfloat16)
@@ -104,12 +90,12 @@ def test_products_are_of_the_asked_dtype_and_follow_the_weights(shape):
     assert torch.equal(rounded.matrix(), connections(shape, torch.bfloat16).matrix())
 
 
-def small_net(hidden_dims=(48, 27, 16), weight_scale="fan_in", threshold: float = THRESHOLD) -> unsupervised.Net:
+def small_net(hidden_dims=(48, 27, 16), weight_scale="fan_in") -> unsupervised.Net:
     """With the grids of the paper; 3, 3 and 4 channels."""
-    values = LAYER | dict(threshold=threshold, temperature=TEMPERATURE, peer_normalisation=PEER)
+    values = LAYER | dict(threshold=THRESHOLD, temperature=TEMPERATURE, peer_normalisation=PEER)
     model = unsupervised.Model([*hidden_dims], weight_scale=weight_scale, grids=[4, 3, 2], field=10, **values)
-    options = {"generator": torch.Generator().manual_seed(0), "matmul_dtype": torch.float32}
-    return unsupervised.Net(model, Map(28, 28, 1), 10, **options)
+    generator = torch.Generator().manual_seed(0)
+    return unsupervised.Net(model, Map(28, 28, 1), 10, generator=generator, matmul_dtype=torch.float32)
 
 
 def images(seed: int, count: int = 5) -> torch.Tensor:
@@ -196,14 +182,3 @@ def test_the_layers_of_the_paper_and_their_start_values(scale):
         assert not layer.bias.any()
         assert torch.equal(layer.mean_activity, torch.full_like(layer.bias, 0.5))
         assert layer.theta == THRESHOLD * len(layer.bias)
-
-
-def test_one_location_that_sees_everything_is_a_fully_connected_layer():
-    """The same random numbers, the same net."""
-    options = dict(std=0.1, dtype=torch.float32)
-    stack = [
-        Connections(Map(28, 28, 1), Map(1, 1, 7), field=field, generator=torch.Generator().manual_seed(0), **options)
-        for field in (28, None)
-    ]
-    local, dense = (FFLayer(below, **LAYER) for below in stack)
-    torch.testing.assert_close(local(images(0)), dense(images(0)))

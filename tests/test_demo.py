@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -28,6 +28,7 @@ from src.datasets.batches import to_unit
 from src.datasets.table import MNIST_MAP, load_test
 from src.evaluate import evaluate, load_trained
 from src.experiment import new_net
+from src.own_digits.finding import Digit
 from src.training.log import read_json
 
 Strokes = Sequence[Sequence[tuple[float, float]]]  # points on the canvas of 280 x 280
@@ -40,10 +41,6 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 MISSING = [
     *(f"{name} (pip install -r requirements-demo.txt)" for name in ("gradio", "playwright") if not find_spec(name)),
     *([] if CHROMIUM else ["a Chromium (apt-get install chromium)"]),
-]
-in_a_browser = [
-    pytest.mark.skipif(bool(MISSING), reason=f"the page's tests in a browser need {', '.join(MISSING)}"),
-    pytest.mark.xdist_group("demo"),  # one server, one browser
 ]
 
 
@@ -58,6 +55,11 @@ def cells(html: str) -> list[list[str]]:
     """The texts of a table's rows."""
     rows = re.findall(r"<tr>(.*?)</tr>", html)
     return [re.findall(r"<t[hd][^>]*>(?:<i[^>]*></i><span>)?(.*?)(?:</span>)?</t[hd]>", row) for row in rows]
+
+
+def shown_in(html: str) -> list[Image.Image]:
+    """The pictures on it."""
+    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"base64,([^']+)'", html)]
 
 
 # --- What it says -----------------------------------------------------------------------------------------
@@ -80,36 +82,28 @@ def test_the_nets_of_every_method_say_what_they_have(overrides):
     if overrides[0].startswith("method"):
         config.model.hidden_dims = [20, 30]
     net, image = new_net(config, MNIST_MAP, 10), drawing(SEVEN)
-    pixels = demo.digits_in(image)[1][0].pixels
+    pixels = demo.digits(image, single=True)[0].pixels
     scores = {rule: of_image[0] for rule, of_image in net.scores(to_unit(pixels.view(1, -1))).items()}
 
     said = demo.answer(net, image)
     assert dict(re.findall(r"data-rule='(\w+)'>(\d)<", said)) == {k: str(v) for k, v in headlines(scores).items()}
     head, *rows = cells(said)
     shown = columns(scores)
-    assert [re.sub("<sub>(.*)</sub>", r"_\1", name) for name in head] == ["label", *shown]
+    assert head == ["label", *shown]
     for label, row in enumerate(rows):
         values = [float(cell.removesuffix(" %")) for cell in row]
         assert values == pytest.approx([label, *(of_labels[label].item() for of_labels in shown.values())], abs=0.051)
-    assert said.count("<svg") == (config.method == "recurrent")
-    if config.method == "recurrent":
-        (axis,) = demo.draw_settling(net, pixels.flatten()).axes
-        assert axis.texts[0].get_text() == str(headlines(scores)["goodness"])
-        assert [len(line.get_ydata()) for line in axis.lines] == [net.iterations] * 10
 
 
 def test_each_of_several_digits_is_answered_and_boxed(monkeypatch, tmp_path):
     config = load(composed("method=backprop", "model.hidden_dims=[20]", "precision=fp32"))
     image = Image.new("RGB", (600, 300), "white")
-    digits = [
-        demo.Digit(torch.full((28, 28), level, dtype=torch.uint8), (level, 50, level + 80, 200)) for level in (50, 250)
-    ]
-    monkeypatch.setattr(demo, "digits_in", lambda given: (image, digits))
+    boxes = {50: (50, 50, 130, 200), 250: (250, 50, 330, 200)}  # by the grey of a digit's pixels
+    digits = [Digit(torch.full((28, 28), grey, dtype=torch.uint8), box) for grey, box in boxes.items()]
+    monkeypatch.setattr(demo, "find", lambda path: (image, digits))
     said = demo.answer(new_net(config, MNIST_MAP, 10), tmp_path / "two.png")
     assert said.count("<table>") == 2 and said.count("data-rule") == 2
-    photograph, first, second = (
-        Image.open(io.BytesIO(base64.b64decode(picture))) for picture in re.findall(r"base64,([^']+)'", said)
-    )
+    photograph, first, second = shown_in(said)
     assert (first.getpixel((0, 0)), second.getpixel((0, 0))) == (50, 250)
     assert photograph.size == (400, 200)
     assert photograph.getpixel((50 * 2 // 3, 80)) != photograph.getpixel((60, 80)) == (255, 255, 255)
@@ -120,22 +114,16 @@ def test_the_picture_is_shown_as_it_was_taken():
     drawing = Image.new("RGBA", (60, 60), (0, 0, 0, 0))
     drawing.paste((0, 0, 0, 255), (20, 10, 40, 50))
     deep = Image.fromarray(np.linspace(0, 65_535, 3600).astype(np.uint16).reshape(60, 60))
-    for given, brightest in ((drawing, 255), (deep, 255)):
-        (picture,) = re.findall(r"base64,([^']+)'", demo.boxed(given, []))
-        levels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("L"))
-        assert levels.min() == 0 and levels.max() == brightest and 50 < levels.mean() < 250
+    for given in (drawing, deep):
+        (picture,) = shown_in(demo.embedded(demo.boxed(given, []), "photograph"))
+        levels = np.asarray(picture.convert("L"))
+        assert levels.min() == 0 and levels.max() == 255 and 50 < levels.mean() < 250
 
 
-def test_it_says_which_net_it_is_and_how_often_that_errs(tmp_path):
+def test_it_says_which_net_it_is_and_how_often_that_errs():
     said, result = demo.about(load_saved(demo.KEPT), demo.KEPT), read_json(demo.KEPT / "result.json")
-    assert "minute, seed 0" in said and "2 x 800" in said
-    assert (
-        f"{result['test_error_goodness']:.2f} % by goodness, {result['test_error_one_pass']:.2f} % in one pass" in said
-    )
-    for content in (None, "{", "{}"):
-        if content:
-            (tmp_path / "result.json").write_text(content)
-        assert "not known" in demo.about(load_saved(demo.KEPT), tmp_path)
+    errors = "{test_error_goodness:.2f} % by goodness, {test_error_one_pass:.2f} % in one pass".format(**result)
+    assert all(words in said for words in ("minute, seed 0", "2 x 800", errors))
 
 
 def test_without_gradio_one_line_says_what_to_install(monkeypatch):
@@ -159,53 +147,28 @@ sys.addaudithook(note)
 """
 
 
-class Server:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[SimpleNamespace]:
     """`python -m src.demo`, with a proxy that leads nowhere, and what it does on the network noted."""
-
-    def __init__(self, folder: Path):
-        (folder / "sitecustomize.py").write_text(WATCH)
-        self.watched, self.temporary = folder / "watched", folder / "tmp"
-        self.temporary.mkdir()
-        environment = {"WATCHED": str(self.watched), "PYTHONPATH": str(folder), "TMPDIR": str(self.temporary)}
-        proxies = {"http_proxy": "http://127.0.0.9:9", "all_proxy": "http://127.0.0.9:9", "GRADIO_SHARE": "True"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "src.demo"],
-            cwd=REPOSITORY,
-            env=ONE_THREAD | environment | proxies,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        said = self.process.stdout.readline()
+    folder = tmp_path_factory.mktemp("server")
+    watched, temporary = folder / "watched", folder / "tmp"
+    temporary.mkdir()
+    (folder / "sitecustomize.py").write_text(WATCH)
+    environment = {"WATCHED": str(watched), "PYTHONPATH": str(folder), "TMPDIR": str(temporary)}
+    environment |= {"http_proxy": "http://127.0.0.9:9", "all_proxy": "http://127.0.0.9:9", "GRADIO_SHARE": "True"}
+    options = dict(cwd=REPOSITORY, env=ONE_THREAD | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-m", "src.demo"], text=True, **options) as process:
+        said = process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+", said)
-        assert found, said + self.process.stderr.read()
-        self.address = found[0]
-
-    def stop(self) -> str:
-        """What it said on stderr, after Ctrl-C."""
-        self.process.send_signal(signal.SIGINT)
-        return self.process.communicate(timeout=30)[1]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    yield server
-    server.process.kill()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM) as browser:
-        yield browser
+        assert found, said + process.stderr.read()
+        yield SimpleNamespace(process=process, address=found[0], watched=watched, temporary=temporary)
+        process.kill()
 
 
 class Visitor:
     """Somebody with a browser's window of their own."""
 
-    def __init__(self, browser, server: Server):
+    def __init__(self, browser, server: SimpleNamespace):
         self.page = browser.new_context().new_page()
         self.page.set_default_timeout(15_000)
         self.asked, self.complaints = [], []
@@ -236,18 +199,21 @@ class Visitor:
 
 
 @pytest.fixture(scope="module")
-def visitor(browser, server) -> Visitor:
-    return Visitor(browser, server)
+def visitors(server) -> Iterator[tuple[Visitor, Visitor]]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM) as browser:
+        yield Visitor(browser, server), Visitor(browser, server)
 
 
-@pytest.fixture(scope="module")
-def another(browser, server) -> Visitor:
-    return Visitor(browser, server)
+@pytest.fixture
+def visitor(visitors) -> Visitor:
+    return visitors[0]
 
 
+@pytest.mark.skipif(bool(MISSING), reason=f"the page's tests in a browser need {', '.join(MISSING)}")
+@pytest.mark.xdist_group("demo")  # one server, one browser
 class TestInABrowser:
-    pytestmark = in_a_browser
-
     def test_a_digit_is_answered_while_it_is_drawn(self, visitor):
         assert visitor.said.inner_text().endswith(demo.EMPTY)
         visitor.draw(SEVEN, lift=False)
@@ -273,10 +239,8 @@ class TestInABrowser:
         visitor.said.locator(f"table, .line:not(:text('{demo.EMPTY}'))").first.wait_for()
         visitor.clear()
 
-        transfer = (
-            "const files = new DataTransfer(); files.items.add(new File(['no picture'], 'notes.png')); return files"
-        )
-        dropped = visitor.page.evaluate_handle(f"() => {{ {transfer} }}")
+        transfer = "files = new DataTransfer(); files.items.add(new File(['no picture'], 'notes.png')); return files"
+        dropped = visitor.page.evaluate_handle(f"() => {{ const {transfer} }}")
         visitor.canvas.dispatch_event("drop", {"dataTransfer": dropped})
         told = visitor.said.locator(".line", has_text="notes.png")
         told.wait_for()
@@ -293,25 +257,26 @@ class TestInABrowser:
         visitor.wait_for(0)
         assert visitor.page.get_by_text("Traceback").count() == visitor.page.locator(".toast-body").count() == 0
 
-    def test_two_people_at_once_get_their_own_answers(self, visitor, another):
+    def test_two_people_at_once_get_their_own_answers(self, visitors):
+        visitor, another = visitors
         visitor.clear()
-        for someone, strokes in ((visitor, SEVEN), (another, NOUGHT)):
-            someone.draw(strokes)
+        visitor.draw(SEVEN)
+        another.draw(NOUGHT)
         visitor.wait_for(7)
         another.wait_for(0)
         visitor.clear()
         another.wait_for(0)
 
-    def test_it_keeps_to_this_machine_and_ends_without_a_trace(self, server, visitor, another):
+    def test_it_keeps_to_this_machine_and_ends_without_a_trace(self, server, visitors):
         served_at = urlsplit(server.address)
-        for someone in (visitor, another):
+        for someone in visitors:
             assert someone.complaints == []
             asked = {urlsplit(url).netloc for url in someone.asked if not url.startswith(("data:", "blob:"))}
             assert asked == {served_at.netloc}
         with pytest.raises(OSError):  # this machine too: it would be answered if others were
             socket.create_connection(("127.0.0.2", served_at.port), timeout=5)
-        assert server.stop() == ""
-        assert server.process.returncode == 0
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.communicate(timeout=30)[1] == "" and server.process.returncode == 0
         assert list(server.temporary.iterdir()) == []
         notes = server.watched.read_text().splitlines()
         assert notes and [note for note in notes if "127.0.0.1" not in note] == []

@@ -1,17 +1,14 @@
 """Every tensor of a step on a GPU is on that GPU: checked where there is none, with tensors that hold no numbers."""
 
-from functools import partial
-
 import pytest
 import torch
 from nets import MNIST_MAP, WAYS, configured
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from src.datasets.batches import Examples
+from src.datasets.batches import Examples, jitter, to_unit
 from src.experiment import new_net
 from src.negatives import masks
-from src.training.epochs import _update
-from src.training.optimiser import SGD
+from src.training import optimiser
 
 pytestmark = pytest.mark.skipif(torch.version.cuda is None, reason="this build of torch is for CPUs")
 BATCH, COUNT = 10, 40
@@ -28,16 +25,14 @@ def fake_examples() -> Examples:
     return Examples(images, torch.empty(COUNT, dtype=torch.int64, device="cuda"), MNIST_MAP, 10)
 
 
-def what_it_updates_is_on_the_gpu(optimizer: SGD) -> None:
-    for group in optimizer.param_groups:
-        tensors = [group["lr"], *group["params"], *(parameter.grad for parameter in group["params"])]
-        assert {tensor.device.type for tensor in tensors} == {"cuda"}
+def what_it_updates_is_on_the_gpu(parameters, gradients, *_, lr, **__) -> None:
+    assert {tensor.device.type for tensor in (lr, *parameters, *gradients)} == {"cuda"}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("way", WAYS)
 def test_steps_and_scores_stay_on_the_gpu(monkeypatch, way, precision):
-    monkeypatch.setattr(SGD, "step", what_it_updates_is_on_the_gpu)  # fake tensors know no fused update
+    monkeypatch.setattr(optimiser, "sgd", what_it_updates_is_on_the_gpu)  # fake tensors know no fused update
     exponential, baddbmm = torch.Tensor.exponential_, torch.baddbmm  # .. nor these a generator or a dtype
     monkeypatch.setattr(torch.Tensor, "exponential_", lambda x, *, generator: exponential(x))
     monkeypatch.setattr(torch, "baddbmm", lambda x, a, b, out=None, **_: baddbmm(x, a.float(), b.float()))
@@ -48,10 +43,9 @@ def test_steps_and_scores_stay_on_the_gpu(monkeypatch, way, precision):
             net = new_net(config, MNIST_MAP, 10)
         examples = fake_examples()
         for phase in net.phases(config.training):
-            totals = {}
-            update = partial(_update, phase, examples, 1, Generator(), totals)
             for batch in torch.empty(COUNT, dtype=torch.int64, device="cuda").split(BATCH):
-                update(batch)
-            assert {total.device.type for total in totals.values()} == {"cuda"}
+                images = to_unit(jitter(examples.images[batch], examples.shape, 1, Generator()))
+                figures = phase.step(images, examples.labels[batch], Generator())
+                assert {figure.device.type for figure in figures.values()} == {"cuda"}
         scores = net.scores(torch.empty(BATCH, 784, device="cuda"))
         assert {of_classes.device.type for of_classes in scores.values()} == {"cuda"}

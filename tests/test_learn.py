@@ -1,6 +1,8 @@
 """Learning without a backward pass, against autograd: every goodness and loss, every kind of layer, the read-out."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -87,7 +89,7 @@ def differentiable_matrix(connections: Connections) -> torch.Tensor:
 def autograds(case: SimpleNamespace, goodness: str, loss: str, threshold: float, temperature: float) -> SimpleNamespace:
     """The whole local loss of a layer, differentiated; to be called before it learns."""
     G = torch.stack([GOODNESSES[goodness](h) for h in case.h])  # [T, 2B]
-    theta = threshold * case.h[0].shape[1]
+    theta = threshold * GOODNESSES[goodness](torch.ones_like(case.h[0][:1])).item()
     of_pairs = LOSSES[loss](G[:, :PAIRS], G[:, PAIRS:], theta=theta, temperature=temperature)
     positive_z, positive_h = (torch.stack(x)[:, :PAIRS].mean(dim=(0, 1)) for x in (case.z, case.h))
     m = (0.7 * case.layer.mean_activity + 0.3 * positive_h).detach()
@@ -156,9 +158,7 @@ def test_dead_units_are_revived_by_peer_normalisation_alone(kind, goodness, loss
     m = case.layer.mean_activity
     of_bias = dict(zip(dict(case.layer.named_parameters()), added, strict=True))["bias"]
     assert of_bias[3].item() == pytest.approx(-0.3 * peer_normalisation * (m.mean() - m[3]).item(), rel=1e-4)
-    for of_parameter in added:
-        if peer_normalisation == 0:
-            assert not of_parameter.reshape(len(m), -1)[3].any()
+    assert peer_normalisation or not any(of_parameter.reshape(len(m), -1)[3].any() for of_parameter in added)
 
 
 @every_loss
@@ -181,11 +181,10 @@ def test_the_derivatives_of_a_loss_are_those_of_what_it_returns(loss, temperatur
 
 @every_goodness
 def test_goodness_and_its_slope(goodness):
-    h = torch.randn(9, 7, generator=torch.Generator().manual_seed(0)).relu()
+    h = torch.randn(9, 7, generator=torch.Generator().manual_seed(0)).relu().requires_grad_()
     value = GOODNESSES[goodness](h)
-    assert value.shape == (9,) and (value > 0).all()
-    h.requires_grad_()
-    (slope,) = torch.autograd.grad(GOODNESSES[goodness](h).sum(), h)
+    assert value.shape == (9,) and (value != 0).all()
+    (slope,) = torch.autograd.grad(value.sum(), h)
     with torch.no_grad():
         torch.testing.assert_close(new_case("dense", goodness=goodness).layer.slope(h), slope)
 
@@ -201,25 +200,20 @@ def test_the_two_kinds_of_goodness_and_where_a_slope_is_written_out():
 def test_what_learns_changes_its_own_gradients_and_nothing_else(way):
     """Neither another layer's nor a read-out's; and the read-outs not the layers'."""
     net, learned = new_net(way), []
-    optimizer = optimizer_for(net)
-
-    def watch(part: torch.nn.Module) -> None:
-        own, plain_learn = {id(parameter) for parameter in part.parameters()}, part.learn
-
-        def watched(*arguments, **options):
-            before = copy.deepcopy([(p.data, p.grad) for p in net.parameters()])
-            results = plain_learn(*arguments, **options)
-            for parameter, (value, gradient) in zip(net.parameters(), before, strict=True):
-                assert torch.equal(parameter, value)
-                assert torch.equal(parameter.grad, gradient) == (id(parameter) not in own)
-            learned.append(part)
-            return results
-
-        part.learn = watched
-
     learning = [part for part in net.modules() if hasattr(part, "learn")]
+
+    def watched(part: torch.nn.Module, learn: Callable, *arguments, **options):
+        own, before = {*part.parameters()}, copy.deepcopy([(p.data, p.grad) for p in net.parameters()])
+        results = learn(*arguments, **options)
+        for parameter, (value, gradient) in zip(net.parameters(), before, strict=True):
+            assert torch.equal(parameter, value)
+            assert torch.equal(parameter.grad, gradient) == (parameter not in own)
+        learned.append(part)
+        return results
+
+    optimizer = optimizer_for(net)
     for part in learning:
-        watch(part)
+        part.learn = partial(watched, part, part.learn)
     update(way, net, optimizer, 0)
     assert len(learned) == len(set(learned)) == len(learning)
 
@@ -239,10 +233,9 @@ def test_no_step_needs_a_graph(monkeypatch, way):
 @pytest.mark.parametrize("way", ["supervised", "unsupervised", "local receptive fields"])
 def test_a_layer_learns_the_same_whatever_is_above_it(way):
     nets = [new_net(way) for _ in range(2)]
-    nets[1].layers[1].below.weight.data.mul_(3)
     for name, parameter in nets[1].named_parameters():
-        if name.startswith("readout"):
-            parameter.data.normal_(generator=torch.Generator().manual_seed(1))
+        if name.startswith(("readout", "layers.1.below")):
+            parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
     for net in nets:
         optimizer = optimizer_for(net)
         for seed in range(3):

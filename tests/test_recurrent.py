@@ -8,8 +8,9 @@ import pytest
 import reference
 import reference_recurrent
 import torch
-from nets import BATCH, SHEET_RATES, TINY, assert_close, optimizer_for, tensors
+from nets import BATCH, SHEET_RATES, TINY, assert_close, full_matrix, optimizer_for, tensors
 
+from src.layers.connections import Connections, Map
 from src.layers.layer import FFLayer
 from src.methods import recurrent
 from src.methods.recurrent import step
@@ -23,20 +24,65 @@ small_net = partial(
     damping=DAMPING,
     iterations=ITERATIONS,
     first_learning_iteration=1,
+    deciding_iterations=[3, 5],
 )
 
 
-@pytest.mark.parametrize("hidden_dims", [[17], [17, 13], [17, 9, 13]], ids=["one layer", "two layers", "three layers"])
-@pytest.mark.parametrize("options", [{}, dict(damping=0.6, iterations=5, first_learning_iteration=3, temperature=2.0)])
-def test_updates_are_those_of_numpy(monkeypatch, hidden_dims, options):
-    net = small_net(hidden_dims=hidden_dims, **options)
-    parameters = zip(*((layer.below.weight, layer.above.weight, layer.bias) for layer in net.layers), strict=True)
-    state = reference_recurrent.new_state(*([part.detach().double().numpy() for part in kind] for kind in parameters))
+COLOUR = Map(4, 6, 3)
+TOPOGRAPHIC = dict(input_dim=COLOUR.size, shape=COLOUR, field=3, standardise=True)  # section 4
+NETS = {
+    "one layer": dict(hidden_dims=[17]),
+    "two layers": dict(hidden_dims=[17, 13]),
+    "three layers": dict(hidden_dims=[17, 9, 13]),
+    "topographic": dict(hidden_dims=[48, 72], **TOPOGRAPHIC),
+    "topographic, three layers": dict(hidden_dims=[48, 24, 72], **TOPOGRAPHIC),
+}
+
+
+@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(damping=0.6, iterations=6, first_learning_iteration=3, temperature=2.0, deciding_iterations=[4, 6]),
+        dict(goodness="minus_sum_of_squares", temperature=5.0),
+    ],
+    ids=["paper", "other values", "min ssq"],
+)
+def test_updates_are_those_of_numpy(monkeypatch, kind, options):
+    """Of fields by full weight matrices, whose missing connections are set back to zero."""
+    net = small_net(**NETS[kind], **options)
+    width, layers = net.shape.size, net.layers
+    if net.standardise:
+        net.prepare(torch.randint(0, 200, (50, width), generator=torch.Generator().manual_seed(1)).byte())
+    masks = {
+        "bottom_up": [(full_matrix(layer.below) != 0).double().numpy() for layer in layers],
+        "top_down": [(full_matrix(layer.above) != 0).double().numpy() for layer in layers],
+    }
+
+    def matrices(gradients: bool) -> dict[str, list[torch.Tensor]]:
+        def of(connections: Connections) -> torch.Tensor:
+            return full_matrix(connections, connections.weight.grad if gradients else connections.weight)
+
+        biases = [layer.bias.grad if gradients else layer.bias for layer in layers]
+        above = [of(layer.above) for layer in layers]
+        return {"bottom_up": [of(layer.below) for layer in layers], "top_down": above, "biases": biases}
+
+    def as_seen(images: torch.Tensor) -> np.ndarray:
+        if not net.standardise:
+            return images.numpy()
+        mean, std = net.pixel_mean.numpy(), net.pixel_std.numpy()
+        return ((images.numpy().reshape(len(images), -1, 3) - mean) / std).reshape(len(images), -1)
+
+    state = reference_recurrent.new_state(
+        *([part.detach().double().numpy() for part in kind] for kind in matrices(False).values())
+    )
+    how = dict(temperature=options.get("temperature", 1.0), sign=-1.0 if "goodness" in options else 1.0, masks=masks)
     optimizer = optimizer_for(net, learning_rate=0.3)
     settings = dict(damping=options.get("damping", DAMPING), iterations=net.iterations, tiny=TINY)
     start, steps = [w.copy() for w in state.top_down], 4
     for number in range(steps):
-        images, labels, wrong = tensors(number, size=BATCH - number % 2)
+        images, labels, wrong = tensors(number, size=BATCH - number % 2, dim=width)
         set_gain(optimizer, gain(epoch=number + 1, epochs=steps))
         seen = []
 
@@ -44,35 +90,36 @@ def test_updates_are_those_of_numpy(monkeypatch, hidden_dims, options):
             seen.append(reference.hard_negative_distribution(logits.double().numpy(), labels.numpy()))
             return wrong
 
-        expected = reference_recurrent.negative_label_distribution(state, images.numpy(), labels.numpy(), TINY)
+        expected = reference_recurrent.negative_label_distribution(state, as_seen(images), labels.numpy(), TINY)
         figures = step(net, optimizer, images, labels, None, choose=draw)
         assert_close(torch.tensor(seen[0]), expected)
         state, losses = reference_recurrent.train_step(
-            state, images.numpy(), labels.numpy(), wrong.numpy(), **settings, **SHEET_RATES | dict(eps=0.3),
-            first_learning_iteration=net.first_learning_iteration, temperature=options.get("temperature", 1.0),
-            gain=reference.gain(number + 1, steps),
+            state, as_seen(images), labels.numpy(), wrong.numpy(), **settings, **SHEET_RATES | dict(eps=0.3),
+            first_learning_iteration=net.first_learning_iteration, gain=reference.gain(number + 1, steps), **how,
         )  # fmt: skip
         assert_close(figures["loss"], losses)
-        for index, layer in enumerate(net.layers):
-            parts = {"bottom_up": layer.below.weight, "top_down": layer.above.weight, "biases": layer.bias}
-            for name, ours in parts.items():
+        for name, parts in matrices(gradients=False).items():
+            for index, (ours, g) in enumerate(zip(parts, matrices(gradients=True)[name], strict=True)):
                 assert_close(ours, getattr(state, name)[index])
-                assert_close(-ours.grad, state.smooth[name][index])
-            assert_close(layer.mean_activity, state.means[index])
+                assert_close(-g, state.smooth[name][index])
+        for layer, means in zip(layers, state.means, strict=True):
+            assert_close(layer.mean_activity, means)
         assert_close(net.readout.weight, state.softmax)
     assert all(np.abs(now - before).max() > 1e-3 for now, before in zip(state.top_down, start, strict=True))
 
-    images, _, _ = tensors(100, size=5)
-    over_time = reference_recurrent.goodness_over_time(state, images.numpy(), **settings)
+    images, _, _ = tensors(100, size=5, dim=width)
+    over_time = how["sign"] * reference_recurrent.goodness_over_time(state, as_seen(images), **settings)
+    first, last = net.deciding_iterations
+    deciding = over_time[first - 1 : last].mean(axis=0)
     monkeypatch.setattr(recurrent, "AT_ONCE", 20)  # two images under ten labels: in parts, of which the last is smaller
     assert_close(net.goodness_over_time(images), over_time)
     by_rule = net.scores(images)
-    assert_close(by_rule["goodness"], over_time[2:5].mean(axis=0).sum(axis=0))
+    assert_close(by_rule["goodness"], deciding.sum(axis=0))
     assert_close(by_rule["goodness_all_iterations"], over_time.mean(axis=0).sum(axis=0))
-    for index in range(len(hidden_dims)):
-        assert_close(by_rule[f"goodness_layer_{index + 1}"], over_time[2:5, index].mean(axis=0))
-    assert_close(by_rule["one_pass"], reference_recurrent.read(state, images.numpy(), TINY)[1])
-    assert len(by_rule) == 3 + len(hidden_dims)
+    for index, of_layer in enumerate(deciding, start=1):
+        assert_close(by_rule[f"goodness_layer_{index}"], of_layer)
+    assert_close(by_rule["one_pass"], reference_recurrent.read(state, as_seen(images), TINY)[1])
+    assert len(by_rule) == 3 + len(layers)
 
 
 def test_a_layer_sees_only_its_neighbours_one_iteration_before():

@@ -40,21 +40,19 @@ def test_the_products_of_a_step_are_those_counted_by_hand(name, precision):
 
 def test_the_plain_way_has_the_same_loss():
     ours, plain = small_net(peer_normalisation=0.0), PlainNet([INPUT_DIM, *HIDDEN_DIMS], 10)
+    ours.readout.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    plain.readout.load_state_dict(ours.readout.state_dict())
+    for mine, layer in zip(ours.layers, plain.layers, strict=True):
+        layer.load_state_dict({"weight": mine.below.weight, "bias": mine.bias})
+    images, labels, wrong = tensors(0)
+    inputs = [embed(images, code) for code in (one_hot(labels, 10), one_hot(wrong, 10), neutral(images, 10))]
     with torch.no_grad():
-        for mine, layer in zip(ours.layers, plain.layers, strict=True):
-            layer.weight.copy_(mine.below.weight)
-            layer.bias.copy_(mine.bias)
-        ours.readout.weight.normal_(generator=torch.Generator().manual_seed(0))
-        plain.readout.weight.copy_(ours.readout.weight)
-        images, labels, wrong = tensors(0)
-        inputs = [embed(images, code) for code in (one_hot(labels, 10), one_hot(wrong, 10), neutral(images, 10))]
         positive, negative, at_rest = (activities(ours.layers, x) for x in inputs)
-        losses = [
-            logistic(layer.goodness(p), layer.goodness(n), theta=layer.theta, temperature=1.0).mean()
-            for layer, p, n in zip(ours.layers, positive, negative, strict=True)
-        ]
-        logits = ours.readout(torch.cat([plain.normalise(h) for h in at_rest[1:]], dim=1))
-        expected = sum(losses) + torch.nn.functional.cross_entropy(logits, labels)
+        expected = torch.nn.functional.cross_entropy(
+            ours.readout(torch.cat([plain.normalise(h) for h in at_rest[1:]], dim=1)), labels
+        )
+        for layer, p, n in zip(ours.layers, positive, negative, strict=True):
+            expected += logistic(layer.goodness(p), layer.goodness(n), theta=layer.theta, temperature=1.0).mean()
     assert plain.loss(*inputs, labels).item() == pytest.approx(expected.item(), rel=1e-5)
 
 

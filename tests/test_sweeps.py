@@ -4,22 +4,19 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
-from commands import ONE_THREAD, REPOSITORY, command
+from commands import command
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from src.config.launch import BeforeRuns, job
+from src.config.launch import BeforeRuns
 from src.config.loading import CONFIGS, composed, register_schemas
-from src.config.values import ConfigError
 from src.training.log import read_json
 
 LONG = [  # nothing is saved unless somebody asks for it
@@ -58,12 +55,11 @@ def epochs_of(folder: Path) -> list[int]:
         ("name=../x", "name=../x: names a folder"),
         ("resume=typo", "typo: there is no run (no config.yaml)"),
         ("resume=", ".: there is no run"),
-        ("device=cuda:1", "device=cuda:1: this torch finds no CUDA device"),
+        ("device=gpu", "device=gpu: must be auto, cpu, cuda, cuda:1 or mps"),
     ],
 )
 def test_what_is_no_good_makes_no_folder(monkeypatch, tmp_path, hydra, override, expected):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit, match=f"^error: {re.escape(expected)}"):
         BeforeRuns().on_run_start(hydra(override))
     assert not list(tmp_path.iterdir())
@@ -77,23 +73,13 @@ def test_what_is_no_good_makes_no_folder(monkeypatch, tmp_path, hydra, override,
         (["seed=range(2)", "experiment=paper,typo"], "In 'config': Could not find 'experiment/typo'"),
         (["experiment=glob(paper*)", "training.batch_size=60000,60001"], "training.batch_size=60001: must be at most"),
         (["resume=typo"], "typo: there is no run (no config.yaml)"),
-        (["device=cpu,cuda"], "device=cuda: this torch finds no CUDA device"),
     ],
 )
-def test_a_typo_in_a_sweep_is_found_before_its_first_job(monkeypatch, hydra, task, expected):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+def test_a_typo_in_a_sweep_is_found_before_its_first_job(hydra, task, expected):
     config = hydra()
     OmegaConf.update(config, "hydra.overrides.task", task)
     with pytest.raises(SystemExit, match=f"^error: {re.escape(expected)}"):
         BeforeRuns().on_multirun_start(config)
-
-
-def test_a_sweep_for_slurm_needs_no_gpu_where_it_is_given(monkeypatch, hydra):
-    """That is a login node."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    config = hydra("hydra/launcher=slurm")
-    OmegaConf.update(config, "hydra.overrides.task", ["device=cuda,cuda:1", "seed=range(2)"])
-    BeforeRuns().on_multirun_start(config)
 
 
 @pytest.mark.parametrize(
@@ -140,25 +126,6 @@ def test_a_job_of_a_sweep_gets_the_folder_of_its_run_or_a_new_one(tmp_path, hydr
     assert in_sweep("seed=1") == "3_matlab_seed1"
 
 
-def test_what_ends_a_job_keeps_nothing_of_it(monkeypatch):
-    """Hydra keeps the error until the sweep ends."""
-    hydra = OmegaConf.create({"runtime": {"choices": {"hydra/launcher": "basic"}}})
-    monkeypatch.setattr("src.config.launch.HydraConfig.get", lambda: hydra)
-    nets = []
-
-    def train():
-        net = torch.nn.Linear(1, 1)
-        nets.append(weakref.ref(net))
-        raise RuntimeError("out of memory")
-
-    with pytest.raises(ConfigError) as kept, job():
-        try:
-            train()
-        except RuntimeError as error:
-            raise ConfigError("too large") from error
-    assert kept.value.__traceback__ and nets.pop()() is None
-
-
 def processes_of(group: int, command: str = "") -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*"):
@@ -170,14 +137,11 @@ def processes_of(group: int, command: str = "") -> list[int]:
 
 
 def sweep(start: Callable[..., subprocess.Popen], *arguments: str) -> subprocess.Popen:
-    return start(
-        [sys.executable, "-m", "main", "-m", *LONG, *arguments],
-        cwd=REPOSITORY, env=ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+    output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return start("-m", *LONG, *arguments, **output, start_new_session=True)
 
 
-@pytest.mark.parametrize(("sent", "status"), [("Ctrl-C", 130), ("SIGTERM to the command alone", -signal.SIGTERM)])
+@pytest.mark.parametrize(("sent", "status"), [("Ctrl-C", 1), ("SIGTERM to the command alone", -signal.SIGTERM)])
 def test_an_interrupted_joblib_sweep_saves_every_job(start, sent, status, tmp_path, few_images):
     """With a net that takes longer to save than joblib would leave its workers alive."""
     joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}", *few_images]
@@ -185,10 +149,7 @@ def test_an_interrupted_joblib_sweep_saves_every_job(start, sent, status, tmp_pa
     process = sweep(start, "seed=range(3)", *joblib, *slow)
     folders = [tmp_path / f"{job}_matlab_seed{job}" for job in (0, 1)]
     until(lambda: all(map(training, folders)))
-    if sent == "Ctrl-C":
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    else:
-        process.terminate()
+    os.killpg(process.pid, signal.SIGINT) if sent == "Ctrl-C" else process.terminate()  # a terminal tells all of them
     output, _ = process.communicate(timeout=60)  # of all processes
     assert process.returncode == status and "Traceback" not in output, output
     until(lambda: not processes_of(process.pid))
@@ -200,20 +161,23 @@ def test_an_interrupted_joblib_sweep_saves_every_job(start, sent, status, tmp_pa
         assert epochs_of(folder) == list(range(1, epoch + 1))
 
 
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGUSR2, 0), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGUSR2, 0), (signal.SIGTERM, 1)])
 def test_a_job_of_a_cluster_is_saved_and_goes_on_where_it_is_requeued(start, sent, status, tmp_path, few_images):
-    """SIGUSR2 comes before the time limit, SIGTERM with pre-emption. The cluster is submitit's own stand-in."""
+    """SIGTERM comes with pre-emption; SIGUSR2, which is submitit's, before the time limit, and nothing more is saved.
+
+    The cluster is submitit's own stand-in.
+    """
     folder, cluster = tmp_path / "0_matlab_seed0", ["hydra/launcher=submitit_local", f"hydra.sweep.dir={tmp_path}"]
-    process = sweep(start, *cluster, "training.epochs=100", *few_images)
+    process = sweep(start, *cluster, "training.epochs=100", "training.checkpoint_every=1e-9", *few_images)
     until(lambda: training(folder))
     (job_itself,) = processes_of(process.pid, "submitit.core._submit")
     os.kill(job_itself, sent)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == status and "Traceback" not in output, output
     log = (folder / "main.log").read_text()
-    saved = int(re.search(r"stopped after epoch (\d+) of 100", log)[1])
-    assert (f"resumed after epoch {saved} of 100" in log) == (status == 0)
-    last = saved if status else 100
+    told = re.search(r"(stopped|resumed) after epoch (\d+) of 100", log)
+    assert told[1] == ("stopped" if status else "resumed") and int(told[2]) >= 1
+    last = int(told[2]) if status else 100
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["epoch"] == last
     assert epochs_of(folder) == list(range(1, last + 1))
 

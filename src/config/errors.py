@@ -13,7 +13,6 @@ from yaml import YAMLError
 
 from src.config.values import ConfigError
 from src.datasets.idx import DataError
-from src.training.signals import StoppedJob
 
 USER_ERRORS = (ConfigError, DataError, HydraException, OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError)
 LIBRARIES = ("hydra", "joblib", "submitit")  # they raise other errors of values, too, and of what Slurm told them
@@ -27,6 +26,8 @@ def explain(error: Exception) -> str | None:
         return "out of memory; smaller model.hidden_dims, training.batch_size or evaluation.batch_size may help"
     if "device(s) is/are busy or unavailable" in text:
         return "another process has the GPU to itself; wait for it, or train with device=cpu"
+    if "no kernel image is available" in text:
+        return "this build of torch has no code for this GPU; install one for an older CUDA, or train with device=cpu"
     raised_in = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
     unusable = isinstance(error, ValueError | RuntimeError) and raised_in and raised_in[-1].startswith(LIBRARIES)
     if not (unusable or isinstance(error, USER_ERRORS)):
@@ -50,8 +51,6 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
-    except StoppedJob as stopped:
-        sys.exit(stopped.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

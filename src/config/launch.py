@@ -7,9 +7,8 @@ import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing import parent_process
 from pathlib import Path
@@ -23,24 +22,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.config.errors import explain, one_line_errors
 from src.config.loading import begun, composed, load, load_saved
-from src.config.values import Config
-from src.training.device import resolve_device
-from src.training.signals import EXIT_STATUSES, StoppedJob
+from src.config.values import Config, ConfigError
+from src.training.signals import SIGNALS
 
 log = logging.getLogger(__name__)
-stopped: int | None = None  # this process was told to stop: the exit status; jobs that wait for it do not start then
+stopped = False  # this process was told to stop: jobs that wait for it do not start then
 
 
 def new_folder(path: str) -> str:
     """Makes the folder `path`, or PATH_2, PATH_3 ... if there is one: no two runs get the same, however they start."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
-        folder = Path(f"{path}_{number}" if number > 1 else path)
-        try:
-            folder.mkdir()
-            return str(folder.absolute())
-        except FileExistsError:
-            continue
+        folder = Path(f"{path}_{number}" if number > 1 else path).absolute()
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return str(folder)
 
 
 def run_folder(new: str, *, _root_: DictConfig) -> str:
@@ -86,15 +81,13 @@ class BeforeRuns(Callback):
 
     def on_run_start(self, config: DictConfig, **_) -> None:
         with one_line_errors():
-            resolve_device(load_job(config, config.hydra.overrides.task)[0].device)
+            load_job(config, config.hydra.overrides.task)
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
         hydra, typed = config.hydra, OmegaConf.to_container(config.hydra.overrides)  # as they stand: each job's ${...}
         with one_line_errors():
             for overrides in jobs(typed["task"]) if hydra.runtime.choices["hydra/sweeper"] == "basic" else ():
-                of_job, _ = load_job(composed(*typed["hydra"], *overrides), overrides)
-                if not hydra.launcher._target_.endswith("SlurmLauncher"):  # whose login node needs no GPU
-                    resolve_device(of_job.device)
+                load_job(composed(*typed["hydra"], *overrides), overrides)
         if hydra.runtime.choices["hydra/launcher"] == "joblib":
             # Ctrl-C reaches every process. This one would kill its workers while they save their runs, and so would
             # the loss of a worker that has nothing to do. Workers inherit this; `job` has them listen while they work.
@@ -129,12 +122,12 @@ def end_with_parent() -> None:
 def job() -> Iterator[None]:
     """Around one run of a sweep: what ends it is left to Hydra, which goes on with the others and then fails.
 
-    Ctrl-C and SIGTERM end a sweep. Where its jobs run in processes of their own, each says so by `StoppedJob`, as other
-    ways would have the launcher kill the jobs that are still saving.
+    Ctrl-C and SIGTERM end a sweep. Where its jobs run in processes of their own, each then fails like any other, as the
+    end of its process would have the launcher kill the jobs that are still saving.
     """
     global stopped
-    if stopped is not None:
-        raise StoppedJob(stopped)
+    if stopped:
+        raise ConfigError("the sweep was stopped")
     if parent_process():
         end_with_parent()
     own_process = HydraConfig.get().runtime.choices["hydra/launcher"] != "basic"
@@ -144,15 +137,13 @@ def job() -> Iterator[None]:
         yield
     except Exception as error:
         log.error(f"error: {explain(error) or error}", exc_info=explain(error) is None)
-        for each in filter(None, (error, error.__cause__)):  # Hydra keeps them to the end, and their frames the net
-            traceback.clear_frames(each.__traceback__)
         raise
     except (KeyboardInterrupt, SystemExit) as stop:
-        status = stop.code if isinstance(stop, SystemExit) else 130
-        if not own_process or status not in EXIT_STATUSES:
+        by_signal = getattr(stop, "code", 130) in {128 + number for number in SIGNALS}
+        if not own_process or not by_signal:  # submitit ends a process otherwise when the job is back in the queue
             raise
-        stopped = status
-        raise StoppedJob(status) from stop
+        stopped = True
+        raise ConfigError("the sweep was stopped") from stop
     finally:
         if own_process:
             signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -4,7 +4,6 @@ The methods are the files of configs/method. Each one's types and ranges come fr
 imported when the first configuration is composed, not before.
 """
 
-import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, make_dataclass
@@ -15,13 +14,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from src import methods
 from src.config.errors import USER_ERRORS, explain
 from src.config.values import Config, ConfigError, check
-from src.datasets.batches import check_jitter
 from src.datasets.table import DATASETS
 from src.layers.connections import Map
 
@@ -46,16 +43,12 @@ def register_schemas() -> None:
 
 
 @cache  # because composing takes a third of a second
-def _composed(*overrides: str) -> DictConfig:
+def composed(*overrides: str) -> DictConfig:
+    """What `python -m main OVERRIDE...` gets from Hydra, for `load` to check; to be copied before it is changed."""
     register_schemas()
     within_main = GlobalHydra.instance().is_initialized()
     with nullcontext() if within_main else initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("config", overrides=list(overrides))
-
-
-def composed(*overrides: str) -> DictConfig:
-    """What `python -m main OVERRIDE...` gets from Hydra, for `load` to check."""
-    return _composed(*overrides).copy()
 
 
 def load(values: DictConfig) -> Config:
@@ -84,7 +77,8 @@ def check_images(config: Config, images: int, shape: Map, classes: int) -> None:
     if not smallest <= size <= training or 0 < training % size < smallest:
         rule = f"must be at most {training}, the number of training images, and leave no batch of less than {smallest}"
         raise ConfigError(f"training.batch_size={size}: {rule}")
-    check_jitter(config.data.jitter, shape)
+    if config.data.jitter >= (side := min(shape.height, shape.width)):  # an image could be moved out of sight
+        raise ConfigError(f"data.jitter={config.data.jitter}: must be below the images' smaller side, {side}")
     config.model.check_images(shape, classes)
 
 
@@ -126,12 +120,3 @@ def begun(folder: Path, config: Config) -> Config | None:
         return None
     asked = asdict(config) | ({"precision": saved.precision} if config.precision == "auto" else {})
     return saved if asdict(saved) == asked else None
-
-
-def as_argument(key: str, value: str) -> str:
-    """The override KEY=VALUE of a string, as a program gets it: quoted for Hydra if need be."""
-    if "/" in value and re.fullmatch(r"[\w./+-]+", value, re.ASCII):  # with a slash, it is no number, null or true
-        return f"{key}={value}"
-    # OmegaConf takes ${...} for an interpolation, but for a backslash before it.
-    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
-    return f"{key}={QuotedString(literal, Quote.double).with_quotes()}"

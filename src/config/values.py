@@ -10,12 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from inspect import getmembers, isfunction
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import MISSING
-
-if TYPE_CHECKING:
-    from src.layers.connections import Map
 
 DEVICE_NAMES = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?")
 DEVICE_RULE = "must be auto, cpu, cuda, cuda:1 or mps"
@@ -79,8 +76,8 @@ class Model:
 
     hidden_dims: list[int] = widths(at_least=1, reason="because a read-out reads it")
 
-    def check_images(self, shape: "Map", classes: int) -> None:
-        """Raises ConfigError if no such net can be made for these images."""
+    def check_images(self, shape: tuple[int, int, int], classes: int) -> None:
+        """Raises ConfigError if no such net can be made for images of this height, width and channels."""
 
 
 @dataclass
@@ -104,6 +101,7 @@ class Training:
 class Evaluation:
     every: int = number(at_least=0)
     batch_size: int = number(at_least=1)
+    training_errors: bool = MISSING
 
 
 @dataclass

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.config.values import ConfigError
 from src.layers.connections import Map
 
 
@@ -55,13 +54,6 @@ def jitter(images: Tensor, shape: Map, max_shift: int, generator: torch.Generato
     rows, columns = (torch.arange(n, device=images.device) + k - shift for n, shift in zip(shape, shifts, strict=False))
     image = torch.arange(count, device=images.device)[:, None, None]
     return padded[image, rows[:, :, None], columns[:, None, :]].flatten(1)
-
-
-def check_jitter(max_shift: int, shape: Map) -> None:
-    """Raises ConfigError if an image could be moved out of sight."""
-    side = min(shape.height, shape.width)
-    if max_shift >= side:
-        raise ConfigError(f"data.jitter={max_shift}: must be below the images' smaller side, {side}")
 
 
 def to_unit(images: Tensor) -> Tensor:

@@ -3,11 +3,14 @@
 They are bottom-up or top-down by what they are given to see, and they know the precision of their products.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from src.config.values import ConfigError
 
 # "fp32" is fp32, even where the environment asks for TF32, as NVIDIA's containers do.
 torch.set_float32_matmul_precision("highest")
@@ -15,6 +18,7 @@ torch.set_float32_matmul_precision("highest")
 NEGLIGIBLE = 1e-10  # of the largest in the batch: beyond what fp32 resolves, even from hundreds of samples together
 # Of few samples the product is cheap, and in fp32 it is added within it; in bf16 it is written, widened and then added.
 FEW_SAMPLES = 96
+CACHED = 256  # maps whose squares are gathered at a time, as each is read by many tiles: so many fit into a cache
 
 
 class Map(NamedTuple):
@@ -109,8 +113,11 @@ class Connections(nn.Module):
         if self.padding:
             n = F.pad(n, (0, 0, *[self.padding] * 4))
         squares = n.unfold(1, self.window, self.step).unfold(2, self.window, self.step)
-        # [B, tiles down, tiles across, channels, window, window] -> [tiles, B, window * window * channels]
-        return squares.permute(1, 2, 0, 4, 5, 3).flatten(3).flatten(0, 1)
+        squares = squares.permute(1, 2, 0, 4, 5, 3)  # [tiles down, tiles across, B, window, window, channels]
+        gathered = squares.new_empty(squares.shape)
+        for part, its_squares in zip(gathered.split(CACHED, dim=2), squares.split(CACHED, dim=2), strict=True):
+            part.copy_(its_squares)
+        return gathered.flatten(3).flatten(0, 1)
 
     def forward(self, n: Tensor) -> Tensor:
         """W n ([B, seen.size] -> [B, own.size])."""
@@ -139,7 +146,7 @@ class Connections(nn.Module):
         dz, n: of N samples ([N, own.size], [N, seen.size]).
         """
         if self.field is not None:
-            dz = self._by_tile(dz).contiguous()  # because a batched product of a strided operand is slow
+            dz = self._by_tile(dz.to(self.dtype)).contiguous()  # as a batched product of a strided operand is slow
         smooth_outer(self.weight.grad, dz, self.gather(n), momentum, self.dtype)
         if self.mask is not None:
             self.weight.grad.mul_(self.mask)
@@ -156,6 +163,38 @@ class Connections(nn.Module):
         return z.permute(2, 0, 3, 1, 4, 5).flatten(1)
 
 
+def around(
+    seen: Map, own: Map, field: int | None, *, gain: float, generator: torch.Generator, dtype: torch.dtype
+) -> Connections:
+    """W ~ N(0, gain^2 / inputs of a unit), dense or topographic: each location sees the square of `field` x `field`
+    around it, cut at the border (section 4). What has no locations, as a label, is seen whole.
+    """
+    options = {"generator": generator, "dtype": dtype}
+    if field is None or seen.height * seen.width == 1:
+        return Connections(seen, own, std=gain * seen.size**-0.5, **options)
+    tile = max(side for side in range(1, 9) if own.height % side == own.width % side == 0)
+    std = gain * (field**2 * seen.channels) ** -0.5
+    return Connections(seen, own, field=field, padding=field // 2, tile=tile, std=std, **options)
+
+
+def maps_of(shape: Map, hidden_dims: Sequence[int], field: int | None) -> list[Map]:
+    """The image and the hidden layers: mere vectors or, with a `field`, as many locations as the image has."""
+    if field is None:
+        return [shape, *(Map(1, 1, dim) for dim in hidden_dims)]
+    return [shape, *(Map(shape.height, shape.width, dim // (shape.height * shape.width)) for dim in hidden_dims)]
+
+
+def check_field(shape: Map, hidden_dims: Sequence[int], field: int | None) -> None:
+    """Raises ConfigError if there are no such `maps_of` these images."""
+    locations = shape.height * shape.width
+    if field is not None and (field % 2 == 0 or field > 2 * min(shape.height, shape.width)):
+        raise ConfigError(f"model.field={field}: must be odd, as it is the square around a location")
+    for dim in hidden_dims:
+        if field is not None and dim % locations:
+            rule = f"with model.field, every width must be a multiple of the {locations} locations of an image"
+            raise ConfigError(f"model.hidden_dims={list(hidden_dims)}: {rule}")
+
+
 def rows_that_matter(derivatives: Tensor) -> Tensor | None:
     """Indices of the samples whose derivative ([N]) is not negligible; None for all.
 
@@ -165,7 +204,9 @@ def rows_that_matter(derivatives: Tensor) -> Tensor | None:
     if derivatives.device.type != "cpu":
         return None
     sizes = derivatives.abs()
-    return (sizes > NEGLIGIBLE * sizes.max()).nonzero().squeeze(1)
+    rows = (sizes > NEGLIGIBLE * sizes.max()).nonzero().squeeze(1)
+    # A compiled graph has no branch that depends on their number.
+    return rows if torch.compiler.is_compiling() or len(rows) < 0.9 * len(sizes) else None
 
 
 def select(x: Tensor, rows: Tensor | None) -> Tensor:

@@ -19,4 +19,9 @@ def sum_of_activities(h: Tensor) -> Tensor:
     return h.sum(dim=1)
 
 
-SLOPES = {sum_of_squares: lambda h: 2 * h}  # dG/dh ([B, d] -> [B, d])
+def minus_sum_of_squares(h: Tensor) -> Tensor:
+    """G = -sum over units of h^2: positives are to have low activity (sections 3 and 4)."""
+    return -sum_of_squares(h)
+
+
+SLOPES = {sum_of_squares: lambda h: 2 * h, minus_sum_of_squares: lambda h: -2 * h}  # dG/dh ([B, d] -> [B, d])

@@ -69,7 +69,7 @@ class FFLayer(ReLULayer):
     Args:
         below: connections from the layer below or the image; above: from the layer above or the label (section 3.4).
         goodness, loss: names of functions of src/layers/goodness.py and src/layers/losses.py.
-        threshold: theta per unit; temperature: T.
+        threshold: theta, as a multiple of the goodness of a layer whose units are all 1; temperature: T.
         peer_normalisation: lambda; peer_momentum: of the running means m; initial_mean_activity: where they start.
     """
 
@@ -91,7 +91,7 @@ class FFLayer(ReLULayer):
         self.register_buffer("mean_activity", torch.full_like(self.bias.data, initial_mean_activity))
         self.goodness = GOODNESSES[goodness]
         self.loss = LOSSES[loss]
-        self.theta = threshold * below.own.size
+        self.theta = threshold * round(self.goodness(torch.ones(1, below.own.size).double()).item(), 6)
         self.temperature = temperature
         self.peer_normalisation = peer_normalisation
         self.peer_momentum = peer_momentum
@@ -105,6 +105,7 @@ class FFLayer(ReLULayer):
         iterations: int = 1,
         gate: Tensor | None = None,
         dh_dz: float = 1.0,
+        of: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Adds the gradient of the layer's own loss to its momentum buffers, g <- mu g + (1 - mu) dloss/dW.
 
@@ -116,6 +117,7 @@ class FFLayer(ReLULayer):
             h: activities of B positives and, below them, B negatives; in a recurrent net those of the iterations below
                 one another, N = 2 B iterations ([N, d_l]). The loss is the mean over the iterations.
             gate: 1[z > 0] ([N, d_l]), where that is not 1[h > 0]; dh_dz: the slope of h where it is 1.
+            of: whether it learns of the positives and of the negatives (each 1 or 0, [2]), if not of both (section 5).
 
         Returns:
             the loss of each pair ([B]) and the goodness of each sample ([2B]), means over the iterations.
@@ -124,15 +126,16 @@ class FFLayer(ReLULayer):
         G = self.goodness(h).unflatten(0, (iterations, 2, B))
         positive, negative = G.unbind(1)
         loss = self.loss(positive, negative, theta=self.theta, temperature=self.temperature)
-        dloss_dG = torch.stack(self.loss_slope(positive, negative), dim=1).flatten() * (dh_dz / (iterations * B))
+        dloss_dG = torch.stack(self.loss_slope(positive, negative), dim=1) * (dh_dz / (iterations * B))  # [T, 2, B]
+        dloss_dG = (dloss_dG if of is None else dloss_dG * of[:, None]).flatten()
 
         rows = rows_that_matter(dloss_dG)
         h_of_rows = select(h, rows)
         gate = h_of_rows > 0 if gate is None else select(gate, rows)
-        dz = select(dloss_dG, rows)[:, None] * self.slope(h_of_rows) * gate  # dloss/dz = dloss/dG dG/dh dh/dz
+        dz = (select(dloss_dG, rows)[:, None] * self.slope(h_of_rows)).mul_(gate)  # dloss/dz = dloss/dG dG/dh dh/dz
         # Peer normalisation is one row more, the mean of the positives: its derivative is the same for all of them, and
         # the ReLU does not gate it, so that it revives units that never fire.
-        pull = -self.peer_pull(mean_of_positives(h, B))
+        pull = -self.peer_pull(mean_of_positives(h, B), 1 if of is None else of[0])
         self.bias.grad.lerp_(dz.sum(dim=0).add_(pull), 1 - momentum)
         for connections, n in zip(filter(None, (self.below, self.above)), seen, strict=True):
             d, of_rows = per_row_seen(dz, n, rows, len(h))
@@ -153,13 +156,15 @@ class FFLayer(ReLULayer):
             return goodness.SLOPES[self.goodness](h)
         return by_autograd(self.goodness, h)[0]
 
-    def peer_pull(self, mean_h: Tensor) -> Tensor:
+    def peer_pull(self, mean_h: Tensor, of_positives: Tensor | int) -> Tensor:
         """Peer normalisation (section 3.2, and the Matlab code): what it adds to the mean over the positives of
         -dloss/dz, lambda * (mean over units of m - m) ([d_l]), after an update of the running means m with the mean
-        activities of the positives ([d_l]).
+        activities of the positives ([d_l]); both only if the layer learns `of_positives` (1, else 0).
         """
-        self.mean_activity.lerp_(mean_h, 1 - self.peer_momentum)  # m <- 0.9 m + 0.1 mean(h)
-        return self.peer_normalisation * (self.mean_activity.mean() - self.mean_activity)
+        self.mean_activity += (
+            of_positives * (1 - self.peer_momentum) * (mean_h - self.mean_activity)
+        )  # m <- 0.9 m + 0.1 mean(h)
+        return of_positives * self.peer_normalisation * (self.mean_activity.mean() - self.mean_activity)
 
 
 def mean_of_positives(x: Tensor, B: int) -> Tensor:

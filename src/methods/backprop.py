@@ -10,21 +10,27 @@ from torch import Tensor, nn
 
 from src.config import values
 from src.config.values import number
-from src.layers.connections import Connections, Map, rows_that_matter, select
+from src.layers.connections import Map, around, check_field, maps_of, rows_that_matter, select
 from src.layers.dropout import dropout_mask, dropped
 from src.layers.layer import ReLULayer
 from src.layers.readout import Readout
-from src.methods import Published
 from src.methods.net import Net as AnyNet
 from src.negatives.codes import one_hot
 from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
 from src.training.optimiser import SGD, descend, make_optimizer
 
-SECTION = "3.1"
 SMALLEST_BATCH = 1
-PUBLISHED = [Published("backprop", "Hinton's paper", "a few layers", "about 20", "one_pass", "about 1.4")]
-Model = values.Model
+
+
+@dataclass
+class Model(values.Model):
+    field: int | None = values.MISSING
+    standardise: bool = values.MISSING
+
+    def check_images(self, shape: Map, classes: int) -> None:
+        """Raises ConfigError if there are no such fields."""
+        check_field(shape, self.hidden_dims, self.field)
 
 
 @dataclass
@@ -44,16 +50,14 @@ class Net(AnyNet):
         self, model: Model, shape: Map, classes: int, *, generator: torch.Generator, matmul_dtype: torch.dtype
     ):
         super().__init__(model, shape, classes)
-        maps = [shape, *(Map(1, 1, dim) for dim in model.hidden_dims)]
-        options = {"generator": generator, "dtype": matmul_dtype}
-        self.layers = nn.ModuleList(
-            ReLULayer(Connections(seen, own, std=(2 / seen.size) ** 0.5, **options)) for seen, own in pairwise(maps)
-        )
+        maps = maps_of(shape, model.hidden_dims, model.field)
+        options = {"gain": 2**0.5, "generator": generator, "dtype": matmul_dtype}
+        self.layers = nn.ModuleList(ReLULayer(around(*ends, model.field, **options)) for ends in pairwise(maps))
         self.readout = Readout(maps[-1].size, classes)
 
     def activities(self, images: Tensor, masks: Sequence[Tensor | None] | None = None) -> list[Tensor]:
         """h_0..h_L ([B, D] -> L + 1 tensors [B, d_l]); `masks`: of dropout (each [B, d_l])."""
-        all_h = [images]
+        all_h = [self.standardised(images)]
         for layer, mask in zip(self.layers, masks or [None] * len(self.layers), strict=True):
             all_h.append(dropped(layer(all_h[-1]), mask))
         return all_h

@@ -25,6 +25,27 @@ class Net(nn.Module):
         model.check_images(shape, classes)
         self.shape, self.classes = shape, classes
         self.register_buffer("sizes", torch.tensor([*shape, classes]))
+        self.standardise = getattr(model, "standardise", False)
+        if self.standardise:
+            self.register_buffer("pixel_mean", torch.zeros(shape.channels))
+            self.register_buffer("pixel_std", torch.ones(shape.channels))
+
+    def prepare(self, images: Tensor) -> None:
+        """Keeps the mean and the standard deviation of each channel, if the net asks for them (uint8 [N, D])."""
+        if self.standardise:
+            counts = torch.stack(
+                [channel.flatten().bincount(minlength=256) for channel in images.view(-1, self.shape.channels).T]
+            )
+            value = torch.arange(256, device=images.device) / 255
+            share = counts / counts.sum(dim=1, keepdim=True)  # of each value in each channel: [channels, 256]
+            self.pixel_mean.copy_(share @ value)
+            self.pixel_std.copy_((share @ value.square() - self.pixel_mean.square()).sqrt())
+
+    def standardised(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] ([B, D]) with mean 0 and standard deviation 1 in each channel of the training images."""
+        if not self.standardise:
+            return images
+        return ((images.unflatten(1, (-1, self.shape.channels)) - self.pixel_mean) / self.pixel_std).flatten(1)
 
     @abstractmethod
     def phases(self, training: Training) -> list[Phase]:

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from src.config import values
 from src.config.values import ConfigError, choices, number, one_of
-from src.layers.connections import Connections, Map
+from src.layers.connections import Map, around, check_field, maps_of
 from src.layers.layer import FFLayer, LayerModel, activities, length_normalise
 from src.layers.readout import Readout
-from src.methods import Published
 from src.methods.net import Net as AnyNet
 from src.negatives import wrong_labels
 from src.negatives.codes import one_hot
@@ -21,26 +20,31 @@ from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
 from src.training.optimiser import SGD, descend, make_optimizer
 
-SECTION = "3.4"
 SMALLEST_BATCH = 1
-FIRST_AVERAGED, LAST_AVERAGED = 3, 5  # the iterations over which the goodness of a label is averaged
 AT_ONCE = 5000  # images under a label that settle at a time; a matter of memory
 WRONG_LABELS = choices(wrong_labels)
-PUBLISHED = [Published("recurrent", "Hinton's paper", "2 or 3 x 2000", "60", "goodness", "1.31")]
 
 
 @dataclass
 class Model(LayerModel):
     weight_gain: float = number(at_least=0)
     damping: float = number(at_least=0, below=1)
-    iterations: int = number(at_least=LAST_AVERAGED)
+    iterations: int = number(at_least=1)
     first_learning_iteration: int = number(at_least=1)
+    deciding_iterations: list[int] = values.MISSING
+    field: int | None = values.MISSING
+    standardise: bool = values.MISSING
 
     def check_images(self, shape: Map, classes: int) -> None:
-        """Raises ConfigError if no iteration would learn."""
+        """Raises ConfigError if no iteration would learn or decide, or there are no such fields."""
         first, last = self.first_learning_iteration, self.iterations
         if first > last:
             raise ConfigError(f"model.first_learning_iteration={first}: must be at most model.iterations, {last}")
+        deciding = self.deciding_iterations
+        if len(deciding) != 2 or not 1 <= deciding[0] <= deciding[1] <= last:
+            rule = f"must be the first and the last of iterations within 1..{last}"
+            raise ConfigError(f"model.deciding_iterations={deciding}: {rule}")
+        check_field(shape, self.hidden_dims, self.field)
 
 
 @dataclass
@@ -68,23 +72,21 @@ class Net(AnyNet):
     ):
         super().__init__(model, shape, classes)
 
-        def connections(seen: Map, own: Map) -> Connections:
-            std = model.weight_gain * seen.size**-0.5
-            return Connections(seen, own, std=std, generator=generator, dtype=matmul_dtype)
-
-        maps = [shape, *(Map(1, 1, dim) for dim in model.hidden_dims), Map(1, 1, classes)]
+        maps = [*maps_of(shape, model.hidden_dims, model.field), Map(1, 1, classes)]
+        options = {"gain": model.weight_gain, "generator": generator, "dtype": matmul_dtype}
         self.layers = nn.ModuleList(
-            FFLayer(connections(below, own), connections(above, own), **model.of_layer())
+            FFLayer(*(around(seen, own, model.field, **options) for seen in (below, above)), **model.of_layer())
             for below, own, above in zip(maps, maps[1:], maps[2:], strict=False)
         )
         self.readout = Readout(sum(model.hidden_dims), classes)
         self.damping = model.damping
         self.iterations = model.iterations
         self.first_learning_iteration = model.first_learning_iteration
+        self.deciding_iterations = model.deciding_iterations
 
     def bottom_up(self, images: Tensor) -> list[Tensor]:
         """The states that the iterations start from: one pass without the label ([B, d_0] -> tensors [B, d_l])."""
-        return activities(self.layers, images)
+        return activities(self.layers, self.standardised(images))
 
     def settle(self, images: Tensor, labels: Tensor, states: list[Tensor]) -> Iterator[Iteration]:
         """The iterations; in each, all layers follow what their neighbours were in the one before.
@@ -94,7 +96,7 @@ class Net(AnyNet):
             states: of layers 1..L to start from (each [K B, d_l]).
         """
         dtype = self.layers[0].below.dtype  # cast once for both neighbours
-        image = length_normalise(images).to(dtype)
+        image = length_normalise(self.standardised(images)).to(dtype)
         label = length_normalise(one_hot(labels, self.classes)).to(dtype)
         # The part of z that all iterations share is computed once.
         held = [layer.bias for layer in self.layers]
@@ -126,6 +128,11 @@ class Net(AnyNet):
             parts.append(torch.stack(over_time).unflatten(2, (self.classes, -1)))  # [T, L, classes, B]
         return torch.cat(parts, dim=3).transpose(2, 3)
 
+    def deciding(self, over_time: Tensor) -> Tensor:
+        """The mean over the iterations that decide ([T, ...] -> [...])."""
+        first, last = self.deciding_iterations
+        return over_time[first - 1 : last].mean(dim=0)
+
     def phases(self, training: Training) -> list[Phase]:
         """One."""
         optimizer = make_optimizer(self, training)
@@ -141,12 +148,12 @@ class Net(AnyNet):
     def scores(self, images: Tensor) -> dict[str, Tensor]:
         """By goodness and in one pass.
 
-        Rules: "goodness" (of all hidden layers, averaged over iterations 3 to 5, the paper's), "one_pass" (the
+        Rules: "goodness" (of all hidden layers, averaged over the deciding iterations, the paper's), "one_pass" (the
         read-out's logits after the bottom-up pass), "goodness_all_iterations", "goodness_layer_1".. (one layer alone,
-        iterations 3 to 5).
+        deciding iterations).
         """
         over_time = self.goodness_over_time(images)  # [T, L, B, classes]
-        goodnesses = averaged(over_time)
+        goodnesses = self.deciding(over_time)
         return {
             "goodness": goodnesses.sum(dim=0),
             "one_pass": self.readout(features(self.bottom_up(images))),
@@ -158,11 +165,6 @@ class Net(AnyNet):
 def features(states: list[Tensor]) -> Tensor:
     """What the read-out sees: the normalised states of all layers (each [B, d_l] -> [B, sum of d_l])."""
     return torch.cat([length_normalise(h) for h in states], dim=1)
-
-
-def averaged(over_time: Tensor) -> Tensor:
-    """The mean over the iterations that decide ([T, ...] -> [...])."""
-    return over_time[FIRST_AVERAGED - 1 : LAST_AVERAGED].mean(dim=0)
 
 
 @torch.no_grad()

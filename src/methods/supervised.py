@@ -15,7 +15,6 @@ from src.layers.connections import Connections, Map
 from src.layers.dropout import dropout_mask, dropped
 from src.layers.layer import FFLayer, LayerModel, activities, length_normalise, root_mean_square
 from src.layers.readout import Readout
-from src.methods import Published
 from src.methods.net import Net as AnyNet
 from src.negatives import wrong_labels
 from src.negatives.codes import embed, neutral, one_hot
@@ -23,16 +22,8 @@ from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
 from src.training.optimiser import SGD, descend, make_optimizer
 
-SECTION = "3.3"
 SMALLEST_BATCH = 1
 WRONG_LABELS = choices(wrong_labels)
-PUBLISHED = [
-    Published("paper", "Hinton's paper", "4 x 2000", "60", "goodness", "1.36"),
-    Published("paper_fast", "Hinton's paper, learning rate doubled", "4 x 2000", "40", "goodness", "1.46"),
-    Published("paper_jitter", "Hinton's paper, images jittered", "4 x 2000", "500", "goodness", "0.64"),
-    Published("matlab", "Hinton's Matlab code", "3 x 1000", "100", "goodness", "1.47"),
-    Published("loewex", "loeweX's reimplementation", "3 x 1000", "100", "one_pass", "1.45"),
-]
 
 
 @dataclass
@@ -52,6 +43,7 @@ class Training(values.Training):
     negatives: str = one_of(*WRONG_LABELS)
     input_dropout: float = number(at_least=0, below=1)
     adversarial: float = number(at_least=0)
+    sleep: int = number(at_least=0)
 
 
 class Pixels(NamedTuple):
@@ -98,6 +90,7 @@ class Net(AnyNet):
             )
         )
         self.readout = Readout(sum(model.hidden_dims[1:]), classes)
+        self.register_buffer("updates", torch.tensor(0))  # done so far
 
     @property
     def first(self) -> FirstLayer:
@@ -112,7 +105,7 @@ class Net(AnyNet):
         """One: everything learns together."""
         optimizer = make_optimizer(self, training)
         update = compiled(step, self) if training.compile else step
-        how = {"choose": WRONG_LABELS[training.negatives], "adversarial": training.adversarial}
+        how = {"choose": WRONG_LABELS[training.negatives], "adversarial": training.adversarial, "sleep": training.sleep}
 
         def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
             noise = images.new_empty(len(images), self.classes).exponential_(generator=generator)
@@ -164,6 +157,7 @@ def step(
     *,
     choose: Callable[[Tensor, Tensor, Tensor], Tensor],
     adversarial: float = 0.0,
+    sleep: int = 0,
 ) -> dict[str, Tensor]:
     """Three passes of a mini-batch with the same weights, then one update of every layer and the read-out.
 
@@ -171,6 +165,7 @@ def step(
         images: in [0, 1] ([B, D]); labels: true classes ([B], int64).
         choose: one of src/negatives/wrong_labels.py; noise: what it takes ([B, classes]).
         adversarial: how far every second image is moved for the latter two passes (`moved`).
+        sleep: so many updates learn of positives alone, then as many of negatives alone (section 5); 0: of both.
 
     Returns:
         `step_figures`.
@@ -186,12 +181,15 @@ def step(
     codes = one_hot(both, net.classes)
     if adversarial:
         pixels = moved(net.first, pixels, codes, adversarial)
+    asleep = net.updates // sleep % 2 if sleep else None
+    of = torch.stack([1 - asleep, asleep]) if sleep else None
+    net.updates += 1
     n, h = net.first.under(pixels, codes)
-    learned = [net.first.learn([n], h, optimizer.momentum)]
+    learned = [net.first.learn([n], h, optimizer.momentum, of=of)]
     for layer in net.layers[1:]:
         n = length_normalise(h)  # what is handed on is numbers: no gradient of this layer reaches the one below
         h = layer(n)
-        learned.append(layer.learn([n], h, optimizer.momentum))
+        learned.append(layer.learn([n], h, optimizer.momentum, of=of))
     descend(optimizer)
     return step_figures(learned, readout_loss)
 

@@ -17,7 +17,6 @@ from src.config.values import ConfigError, choices, number, one_of, widths
 from src.layers.connections import Connections, Map
 from src.layers.layer import FFLayer, LayerModel, activities, length_normalise
 from src.layers.readout import Readout
-from src.methods import Published
 from src.methods.net import Net as AnyNet
 from src.methods.supervised import dense_stack
 from src.negatives import images as negative_images
@@ -25,13 +24,8 @@ from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
 from src.training.optimiser import SGD, descend, make_optimizer
 
-SECTION = "3.2"
 SMALLEST_BATCH = 2  # a hybrid is made of two images
 NEGATIVE_IMAGES = choices(negative_images)
-PUBLISHED = [
-    Published("unsupervised", "Hinton's paper", "4 x 2000", "100", "one_pass", "1.37"),
-    Published("local_receptive_fields", "Hinton's paper, local fields", "2048-1980-2048", "60", "one_pass", "1.16"),
-]
 
 
 @dataclass

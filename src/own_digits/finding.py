@@ -61,12 +61,12 @@ def read(path: Path) -> Image.Image:
     Raises:
         DataError: there is no picture, or it cannot be read.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: {'is a folder, not an image' if path.is_dir() else 'there is no such file'}")
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image.draft("RGB", (SHOWN, SHOWN))  # a JPEG is decoded at a half, a quarter or an eighth, if need be
+            with Image.open(path) as image:
+                image.draft("RGB", (SHOWN, SHOWN))  # a JPEG is decoded at a half, a quarter or an eighth, if need be
+                image.load()
             image = ImageOps.exif_transpose(image)
             if max(image.size) > SHOWN:
                 image = image.convert("RGBA") if image.mode in ("1", "P", "PA") else image

@@ -4,20 +4,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from src.datasets.batches import Examples, to_unit
-from src.layers.connections import Connections
+from src.layers.connections import Connections, Map
 from src.layers.layer import activities
 from src.methods import recurrent, supervised, unsupervised
 from src.methods.net import Net
 from src.negatives.codes import one_hot
 from src.negatives.masks import mixed, random_masks
 from src.pictures import figures
-
-FIRST, LAST = recurrent.FIRST_AVERAGED, recurrent.LAST_AVERAGED
 
 
 def pictures_of(net: Net, test: Examples, scores: dict[str, Tensor], training: Any) -> dict[str, Figure]:
@@ -27,12 +24,17 @@ def pictures_of(net: Net, test: Examples, scores: dict[str, Tensor], training: A
     """
     drawn = {}
     if first := [part for part in net.modules() if isinstance(part, Connections) and part.seen == net.shape]:
-        weight = first[0].weight.detach().clone()
+        weight, seen = first[0].weight.detach().clone(), net.shape
+        if first[0].padding:
+            weight, seen = topographic_fields(first[0]), Map(first[0].field, first[0].field, net.shape.channels)
         if isinstance(net, supervised.Net):  # those of the label's numbers would outshine the rest
             weight[:, : net.classes] = 0
-        drawn["receptive_fields"] = figures.draw_receptive_fields(weight, net.shape)
+        drawn["receptive_fields"] = figures.draw_receptive_fields(weight, seen)
     if "goodness_layer_1" in scores:
-        drawn["goodness"] = draw_goodness_of_labels(net, test, scores)
+        of_layers = torch.stack([of_layer for rule, of_layer in scores.items() if rule.startswith("goodness_layer_")])
+        true = test.labels[:, None] == torch.arange(net.classes)  # [N, K]; the layers' goodness is [L, N, K]
+        both = {"true label": of_layers[:, true], "wrong labels": of_layers[:, ~true]}
+        drawn["goodness"] = figures.draw_goodness(both, net.layers)
     if isinstance(net, supervised.Net) and training.adversarial:
         drawn["adversarial"] = draw_adversarial(net, test, training.adversarial)
     if isinstance(net, unsupervised.Net):
@@ -41,15 +43,21 @@ def pictures_of(net: Net, test: Examples, scores: dict[str, Tensor], training: A
         right = (scores["goodness"].argmax(dim=1) == test.labels).nonzero().flatten()[:3].tolist()
         shown = right + figures.most_wrong(scores["goodness"], test.labels, "goodness", count=3)
         goodness = net.goodness_over_time(to_unit(test.images[shown])).sum(dim=1)  # [T, L, N, K] -> [T, N, K]
-        drawn["goodness_over_time"] = draw_goodness_over_time(test, shown, goodness)
+        drawn["goodness_over_time"] = draw_goodness_over_time(net, test, shown, goodness)
     return drawn
 
 
-def draw_goodness_of_labels(net: Net, test: Examples, scores: dict[str, Tensor]) -> Figure:
-    """That of the layers for the true labels and for the wrong ones."""
-    goodnesses = torch.stack([of_layer for rule, of_layer in scores.items() if rule.startswith("goodness_layer_")])
-    true = test.labels[:, None] == torch.arange(goodnesses.shape[2])  # [N, K]; the goodnesses are [L, N, K]
-    return figures.draw_goodness({"true label": goodnesses[:, true], "wrong labels": goodnesses[:, ~true]}, net.layers)
+def topographic_fields(connections: Connections) -> Tensor:
+    """The weights of each unit within its own square ([own.size, field^2 * seen.channels]), tile by tile."""
+    side, field = connections.tile, connections.field
+    windows = connections.weight.detach().unflatten(2, (connections.window, connections.window, -1))
+    of_places = windows.unflatten(1, (side, side, -1))  # [tiles, side, side, channels, window, window, seen.channels]
+    squares = [
+        of_places[:, row, column, :, row : row + field, column : column + field]
+        for row in range(side)
+        for column in range(side)
+    ]
+    return torch.cat(squares).flatten(0, 1).flatten(1)
 
 
 @torch.no_grad()
@@ -85,39 +93,25 @@ def draw_hybrids(net: unsupervised.Net, test: Examples, blurs: int) -> dict[str,
     }
 
 
-def draw_goodness_over_time(test: Examples, numbers: Sequence[int], goodness: Tensor) -> Figure:
-    """The goodness of each label ([T, N, K]) at iterations 1..T, for test images of such `numbers`."""
-    chosen, labels = recurrent.averaged(goodness).argmax(dim=1), test.labels[numbers]
+def draw_goodness_over_time(net: recurrent.Net, test: Examples, numbers: Sequence[int], goodness: Tensor) -> Figure:
+    """The goodness of each label ([T, N, K]) at iterations 1..T, for test images of such `numbers`.
+
+    Shown is its distance from the mean of all labels', which rises and falls far more than they differ.
+    """
+    chosen, labels = net.deciding(goodness).argmax(dim=1), test.labels[numbers]
+    above = goodness - goodness.mean(dim=2, keepdim=True)
+    iterations, (first, last) = range(1, len(goodness) + 1), net.deciding_iterations
     figure, axes = figures.beside_images(test, numbers, columns=3)
-    for axis, true, choice, of_image in zip(axes, labels.tolist(), chosen.tolist(), goodness.unbind(1), strict=True):
-        draw_curves(axis, of_image, {choice: figures.NEGATIVE, true: figures.POSITIVE})
+    for axis, true, choice, of_image in zip(axes, labels.tolist(), chosen.tolist(), above.unbind(1), strict=True):
+        axis.axvspan(first - 0.5, last + 0.5, color="0.92")
+        axis.plot(iterations, of_image.numpy(), color="0.6", linewidth=1)
+        for label, colour in {choice: figures.NEGATIVE, true: figures.POSITIVE}.items():
+            axis.lines[label].set(color=colour, linewidth=2.2, zorder=3)
+            end = axis.lines[label].get_xydata()[-1]
+            axis.annotate(str(label), end, (5, 0), textcoords="offset points", color=colour, va="center")
+        axis.tick_params(labelsize=8)
+        axis.set(xticks=iterations, xlabel="iteration", ylabel="above the labels' mean")
         axis.set_title(f"true {true}, chosen {choice}", size=9)
     marked = "blue: the true label, orange: a wrong one that is chosen, as it has the most in the shaded iterations"
     figure.suptitle(f"Goodness of each label, all layers together ({marked})", size=11)
     return figure
-
-
-def draw_settling(net: recurrent.Net, image: Tensor) -> Figure:
-    """The goodness of one image (uint8 [D]) under each label over the iterations, all layers together."""
-    goodness = net.goodness_over_time(to_unit(image[None])).sum(dim=1)[:, 0]  # [T, L, 1, K] -> [T, K]
-    chosen, second = recurrent.averaged(goodness).topk(2).indices.tolist()
-    figure = figures.new_figure(6.4, 2.8)
-    draw_curves(figure.subplots(), goodness, {chosen: figures.POSITIVE, second: figures.NEGATIVE})
-    figure.suptitle(f"Goodness of each label: the one with the most in iterations {FIRST} to {LAST} is chosen", size=9)
-    return figure
-
-
-def draw_curves(axis: Axes, goodness: Tensor, colours: dict[int, str]) -> None:
-    """The goodness of an image under each label ([T, K]) over the iterations; labels without a colour are grey.
-
-    Shown is its distance from the mean of all labels', which rises and falls far more than they differ.
-    """
-    iterations = range(1, len(goodness) + 1)
-    axis.axvspan(FIRST - 0.5, LAST + 0.5, color="0.92")
-    axis.plot(iterations, (goodness - goodness.mean(dim=1, keepdim=True)).numpy(), color="0.6", linewidth=1)
-    for label, colour in colours.items():
-        axis.lines[label].set(color=colour, linewidth=2.2, zorder=3)
-        end = axis.lines[label].get_xydata()[-1]
-        axis.annotate(str(label), end, (5, 0), textcoords="offset points", color=colour, va="center")
-    axis.tick_params(labelsize=8)
-    axis.set(xticks=iterations, xlabel="iteration", ylabel="above the labels' mean")

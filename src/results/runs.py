@@ -7,10 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from src.config.loading import CONFIGS, MAY_DIFFER, composed
 from src.datasets.table import DATASETS
@@ -22,10 +19,6 @@ READ = {
     "name": str, "method": str, "seed": int, "hidden_dims": list, "epochs": int, "train_images": int, "precision": str,
     "device": str, "hardware": str, "train_seconds": float,
 }  # fmt: skip
-# What comes of files that are missing, damaged or not those of a run.
-UNREADABLE = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, YAMLError, OmegaConfBaseException, HydraException,
-)  # fmt: skip
 
 
 class Run(NamedTuple):
@@ -76,7 +69,7 @@ def percent_wrong(result: dict[str, Any]) -> dict[str, float]:
 def read_run(folder: Path, validation: bool = False) -> Run:
     """The finished run in `folder`, with its errors on the test images or, of its last epoch, on the `validation` ones.
 
-    Raises one of UNREADABLE if there is none.
+    Raises whatever comes of files that are missing, damaged or not those of a run.
     """
     result = json.loads((folder / "result.json").read_bytes())
     values = flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True))
@@ -95,17 +88,16 @@ def gather(folders: list[Path], validation: bool = False) -> list[Run]:
     Raises:
         SystemExit: one of the folders does not exist, or none holds a finished run.
     """
-    found, runs, wanted = {}, [], "finished run with validation errors" if validation else "finished run"
     for folder in folders:
         if not folder.is_dir():
             sys.exit(f"error: there is no folder {folder}")
-        for file in (path for name in ("config.yaml", "result.json") for path in folder.rglob(name)):
-            if ".hydra" not in file.parts:  # where Hydra records the overrides
-                found[file.parent.resolve()] = file.parent
+    files = [file for folder in folders for file in folder.rglob("config.yaml")]
+    found = {file.parent.resolve(): file.parent for file in files if ".hydra" not in file.parts}  # Hydra's own record
+    runs, wanted = [], "finished run with validation errors" if validation else "finished run"
     for path in sorted(found.values()):
         try:
             runs.append(read_run(path, validation))
-        except UNREADABLE as error:
+        except Exception as error:  # what comes of files that are missing, damaged or not those of a run
             why = " ".join(f"{type(error).__name__}: {error}".split())
             print(f"skipped {path}: no {wanted} ({why})", file=sys.stderr)
     if not runs:

@@ -3,7 +3,6 @@
 All figures are errors in percent, one a seed. SciPy is imported where it is needed, as a run's start need not wait.
 """
 
-import warnings
 from statistics import mean, stdev
 from typing import Any
 
@@ -18,22 +17,10 @@ def interval_of_mean(values: list[float]) -> tuple[float, float]:
     return mean(values) - half, mean(values) + half
 
 
-def welch(first: list[float], second: list[float]) -> Any:
-    """SciPy's result of Welch's t-test of two samples of two or more values; None where neither varies: no t then."""
-    from scipy import stats
-
-    if len(set(first)) == len(set(second)) == 1:
-        return None
-    with warnings.catch_warnings():
-        # SciPy warns where one sample does not vary. Welch's test is defined there: the other's spread decides.
-        warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
-        return stats.ttest_ind(first, second, equal_var=False)
-
-
 def verdict(first: str, second: str, test: Any) -> str:
     """What the `welch` of two samples of these names shows, in one sentence."""
     if test is None:
-        return "no test is possible, as the errors of neither vary over the seeds"
+        return "no test is possible, as the errors of one side do not vary over the seeds"
     low, high = test.confidence_interval(CONFIDENCE)
     p = f"p = {test.pvalue:.2g}" if test.pvalue >= 0.001 else "p < 0.001"
     if low <= 0 <= high:

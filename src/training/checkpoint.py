@@ -14,11 +14,6 @@ from torch import nn
 
 from src.config.values import ConfigError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
@@ -29,10 +24,12 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as file:
         try:
+            import fcntl
+
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(f"{folder}: another process is training this run") from error
-        except (AttributeError, OSError):  # Windows has no fcntl, and some network file systems have no locks
+        except (ImportError, OSError):  # Windows has no fcntl, and some network file systems have no locks
             pass
         yield
 
@@ -71,8 +68,6 @@ def loaded(path: Path, advice: str) -> Iterator[dict[str, Any]]:
             if damaged := archive.testzip():  # torch.load does not compare checksums
                 raise ValueError(f"{damaged} has another checksum")
         yield torch.load(path, map_location="cpu", weights_only=True)
-    except ConfigError:
-        raise
     except Exception as error:  # what damaged bytes raise in zipfile and torch.load is not documented
         reason = textwrap.shorten(f"{type(error).__name__}: {error}", 250)
         raise ConfigError(f"{path} is damaged or not of this net ({reason}); {advice}") from error
@@ -81,7 +76,6 @@ def loaded(path: Path, advice: str) -> Iterator[dict[str, Any]]:
 def training_state(net: nn.Module, generator: torch.Generator) -> dict[str, Any]:
     """A copy of all that the next epoch depends on: weights, biases, running means, read-out, g, generator."""
     return {
-        "device": generator.device.type,
         "net": {name: tensor.clone() for name, tensor in net.state_dict().items()},
         "smoothed_gradients": {name: parameter.grad.clone() for name, parameter in net.named_parameters()},
         "generator": generator.get_state(),
@@ -91,13 +85,10 @@ def training_state(net: nn.Module, generator: torch.Generator) -> dict[str, Any]
 def restore(path: Path, net: nn.Module, generator: torch.Generator) -> dict[str, Any]:
     """Puts the `training_state` in a checkpoint back, in place; returns all that it holds.
 
-    Raises ConfigError if it is damaged, or of another net or kind of device.
+    Raises ConfigError if it is damaged, or of another net or kind of device, whose generator has another state.
     """
-    with loaded(path, f"without it, resume={path.parent} begins again") as done:
-        if done["device"] != generator.device.type:
-            raise ConfigError(
-                f"{path} is of a run on {done['device']}, where alone it goes on: device={done['device']}"
-            )
+    rule = "it goes on only on the kind of device that it was saved on"
+    with loaded(path, f"{rule}; without it, resume={path.parent} begins again") as done:
         net.load_state_dict(done["net"])
         for name, parameter in net.named_parameters():
             parameter.grad.copy_(done["smoothed_gradients"][name])

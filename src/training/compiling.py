@@ -1,7 +1,6 @@
 """torch.compile for an update: its elementwise work is fused."""
 
 import textwrap
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -19,8 +18,6 @@ def compiled(step: Callable, net: nn.Module, backend: str = "inductor") -> Calla
     # `rows_that_matter` does not break the graph then, and one graph serves any number of samples: a resumed run has
     # the same.
     torch._dynamo.config.capture_dynamic_output_shape_ops = True
-    # Inductor advises TF32 for fp32 products, which then would not be fp32.
-    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
     torch._dynamo.reset()  # or the earlier runs of a sweep use up its limit of graphs, and later ones are not compiled
     graph = torch.compile(step, backend=backend)
     connections = [each for each in net.modules() if isinstance(each, Connections)]
@@ -33,12 +30,10 @@ def compiled(step: Callable, net: nn.Module, backend: str = "inductor") -> Calla
         except RuntimeError as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton")):
                 raise
-            text, *_ = str(error).partition("Set TORCHDYNAMO_VERBOSE")  # how to report a bug in PyTorch
-            lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
-            said = textwrap.shorten(next((line for line in lines if "error:" in line), lines[-1]), 300)
+            said = next((line for line in str(error).splitlines() if "error:" in line), str(error))
             needed = "a C++ compiler and Python's headers, on a GPU Triton too"
             advice = f"it needs {needed}; or resume the run with training.compile=false"
-            raise ConfigError(f"training.compile=true: {said}; {advice}") from error
+            raise ConfigError(f"training.compile=true: {textwrap.shorten(said, 300)}; {advice}") from error
         for each in connections:
             each.rounded_at = each.weight._version
         return figures

@@ -5,8 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from src.config.values import ConfigError
-
 WARM_UPS = 3  # updates before the capture, in which libraries allocate and choose what may not be done during it
 
 
@@ -40,19 +38,9 @@ class GraphedUpdate:
                 self.update(self.batch)
             torch.cuda.current_stream().wait_stream(self.stream)
             return
-        self.graph = self.graph or self._captured()
-        self.graph.replay()
-
-    def _captured(self) -> torch.cuda.CUDAGraph:
-        """Records an update without doing it. Raises ConfigError if it cannot be recorded, as it waits for the host."""
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self.generator)
-        try:
-            with torch.cuda.graph(graph, stream=self.stream):
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            self.graph.register_generator_state(self.generator)
+            with torch.cuda.graph(self.graph, stream=self.stream):  # records the update without doing it
                 self.update(self.batch)
-        except RuntimeError as error:
-            if "captur" not in str(error):
-                raise
-            said = f"the update cannot be captured ({str(error).splitlines()[0]})"
-            raise ConfigError(f"training.cuda_graph=true: {said}; resume with training.cuda_graph=false") from error
-        return graph
+        self.graph.replay()

@@ -1,54 +1,34 @@
 """Which device to train on, and in which precision to multiply there."""
 
-import logging
+import ctypes
 import os
 import platform
-import re
 import sys
 
 import torch
 
 from src.config.values import DEVICE_NAMES, DEVICE_RULE, ConfigError
 
-log = logging.getLogger(__name__)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of `name`: "cpu", "cuda", "cuda:1", "mps", or "auto" for CUDA where it can be used and else the CPU.
+    """The device of `name`: "cpu", "cuda", "cuda:1", "mps", or "auto" for CUDA where there is one and else the CPU.
 
     Raises:
         ConfigError: the name is none of these, or the machine or this build of torch has no such device.
     """
-    if name == "auto":
-        return torch.device("cpu" if cuda_trouble(torch.device("cuda", 0)) else "cuda")
     if not DEVICE_NAMES.fullmatch(name):
         raise ConfigError(f"device={name}: {DEVICE_RULE}")
-    device = torch.device(name)
-    if device.type == "cuda" and (trouble := cuda_trouble(device)):
-        raise ConfigError(f"device={name}: {trouble}")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device, count = torch.device(name), torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        advice = "use device=cpu, or install a CUDA build of torch"
+        raise ConfigError(f"device={name}: this torch finds {count} CUDA devices, counted from 0; {advice}")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device=mps: this torch finds no MPS device; use device=cpu")
     return device
-
-
-def cuda_trouble(device: torch.device) -> str | None:
-    """Why a CUDA device cannot be used by this build of torch; None if it can."""
-    if not torch.cuda.is_available():
-        return "this torch finds no CUDA device; use device=cpu, or install a CUDA build of torch"
-    number = device.index or 0
-    if number >= torch.cuda.device_count():
-        return f"there are {torch.cuda.device_count()} CUDA devices, counted from 0"
-    if torch.version.hip:  # ROCm names architectures otherwise: "gfx90a"
-        return None
-    major, minor = torch.cuda.get_device_capability(number)
-    for architecture in torch.cuda.get_arch_list():  # "sm_90": machine code; "compute_90": for that and later ones
-        kind, _, version = architecture.partition("_")
-        built_for = divmod(int(re.sub(r"\D", "", version)), 10)
-        if built_for <= (major, minor) and (kind == "compute" or built_for[0] == major):
-            return None
-    name = f"{torch.cuda.get_device_name(number)} (compute capability {major}.{minor})"
-    return f"this build of torch has no code for the {name}; install one for an older CUDA, or use device=cpu"
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
@@ -67,10 +47,13 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def use(name: str) -> torch.device:
-    """`resolve_device`, and a CUDA device is the current one from now on; one that "auto" cannot use is told of.
+    """`resolve_device`, and a CUDA device is the current one from now on.
 
     torch has no more threads from now on than a container's CPU quota allows, where torch goes by the number of cores.
     """
+    if platform.libc_ver()[0] == "glibc":  # is to keep what is freed: page faults cost a quarter of a step of section 4
+        ctypes.CDLL(None).mallopt(-4, 0)  # M_MMAP_MAX: nothing is mapped apart, to be unmapped when it is freed
+        ctypes.CDLL(None).mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
     device = resolve_device(name)
     if "OMP_NUM_THREADS" not in os.environ:
         import joblib  # here, because that adds to the environment
@@ -79,15 +62,7 @@ def use(name: str) -> torch.device:
             torch.set_num_threads(joblib.cpu_count())
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)
-    elif name == "auto" and torch.cuda.is_available():
-        log.warning(f"device=auto: {cuda_trouble(torch.device('cuda', 0))}; the CPU is used")
     return device
-
-
-def synchronise(device: torch.device) -> None:
-    """Waits until the device has done all it was given, so that the clock can be read."""
-    if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).synchronize()
 
 
 def describe(device: torch.device) -> str:

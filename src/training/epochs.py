@@ -6,7 +6,6 @@ the shifts of its images and whatever the update draws.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -80,7 +79,14 @@ def train_epochs(
     before = 0  # epochs of the phases before
     for phase in phases:
         totals: dict[str, Tensor] = {}
-        update = partial(_update, phase, examples, max_shift, generator, totals)
+
+        def update(batch: Tensor, step: Step = phase.step, totals: dict[str, Tensor] = totals) -> None:
+            images = to_unit(jitter(examples.images[batch], examples.shape, max_shift, generator))
+            for name, figures in step(images, examples.labels[batch], generator).items():
+                if name not in totals:
+                    totals[name] = torch.zeros_like(figures)
+                totals[name] += figures
+
         run = GraphedUpdate(update, generator) if cuda_graph else update
         for epoch in range(max(first_epoch - before, 1), phase.epochs + 1):
             of_epoch = gain(epoch, phase.epochs)
@@ -88,31 +94,13 @@ def train_epochs(
             for batch in shuffled_batches(n=len(examples), batch_size=batch_size, generator=generator):
                 run(batch)
             figures = {name: (total / len(examples)).tolist() for name, total in totals.items()}  # CPU-GPU sync point
-            of_layers = [
-                (f"layer {layer}", loss, "learning_rate") for layer, loss in enumerate(figures["loss"], start=1)
-            ]
-            for of, loss, rate in [*of_layers, ("the read-out", figures["readout_loss"], phase.readout_rate)]:
+            losses = {f"layer {layer}": loss for layer, loss in enumerate(figures["loss"], start=1)}
+            for of, loss in (losses | {"the read-out": figures["readout_loss"]}).items():
                 if not math.isfinite(loss):
+                    rate = "learning_rate" if of in losses else phase.readout_rate
                     wrong = f"the loss of {of} became {loss} in epoch {before + epoch}"
                     raise ConfigError(f"{wrong}; a lower training.{rate} may help")
             yield {"gain": of_epoch, **figures}
             for total in totals.values():
                 total.zero_()
         before += phase.epochs
-
-
-def _update(
-    phase: Phase,
-    examples: Examples,
-    max_shift: int,
-    generator: torch.Generator,
-    totals: dict[str, Tensor],
-    batch: Tensor,
-) -> None:
-    """One step with the examples of these indices; its figures are added to `totals`."""
-    images = to_unit(jitter(examples.images[batch], examples.shape, max_shift, generator))
-    sums = phase.step(images, examples.labels[batch], generator)
-    for name, value in sums.items():
-        if name not in totals:
-            totals[name] = torch.zeros_like(value)
-        totals[name] += value

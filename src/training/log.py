@@ -5,16 +5,14 @@ import logging
 import math
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Container, Sequence
+from datetime import timedelta
 from importlib.metadata import version
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from src.config.values import ConfigError
 from src.training.checkpoint import write_atomically
@@ -30,9 +28,7 @@ def headline(rules: Container[str]) -> str:
 
 
 class RunLog:
-    """Progress over the epochs on the terminal, and each epoch's figures in `folder`/metrics.jsonl.
-
-    A terminal gets a progress bar, anything else (and the terminal of several runs at once) a plain line an epoch.
+    """A line for each epoch, and its figures in `folder`/metrics.jsonl.
 
     Args:
         classes: of the images, so that a read-out at chance is known.
@@ -58,10 +54,6 @@ class RunLog:
         path = folder / "metrics.jsonl"
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in records).encode())
         self.file = path.open("a", encoding="utf-8")
-        self.interactive = sys.stderr.isatty() and not parent_process()  # bars of jobs side by side would mix
-        bar = "{n_fmt}/{total_fmt} |{bar:6}| {elapsed}<{remaining}{postfix}"
-        options = {"disable": not self.interactive, "dynamic_ncols": True, "bar_format": bar}
-        self.bar = tqdm(total=epochs, initial=self.before, **options)
         self.started, self.validation, self.warned = time.perf_counter(), "", set()
 
     def epoch(self, record: dict[str, Any]) -> None:
@@ -86,18 +78,15 @@ class RunLog:
         if record["loss"]:  # of layers, each its own
             pairs = "/".join(f"{100 * share:.1f}" for share in record["pairs_ordered_wrongly"])
             line = f"loss {sum(record['loss']):.3g}, wrong pairs {pairs} %"
-        self.bar.set_postfix_str(line + self.validation, refresh=False)
-        self.bar.update(1)
-        if not self.interactive:
-            an_epoch = (time.perf_counter() - self.started) / (len(self.records) - self.before)
-            left = tqdm.format_interval(an_epoch * (self.epochs - record["epoch"]))
-            log.info(f"epoch {record['epoch']}/{self.epochs}  {line}{self.validation}, {left} left")
+        an_epoch = (time.perf_counter() - self.started) / (len(self.records) - self.before)
+        left = timedelta(seconds=round(an_epoch * (self.epochs - record["epoch"])))
+        log.info(f"epoch {record['epoch']}/{self.epochs}  {line}{self.validation}, {left} left")
 
     def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, *_) -> None:
-        for each in filter(None, (self.bar, self.file, self.events)):
+        for each in filter(None, (self.file, self.events)):
             each.close()
 
 
@@ -154,12 +143,11 @@ def provenance() -> dict[str, Any]:
 
 def _commit() -> str | None:
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(REPOSITORY), *arguments]
+        # Of this folder alone: a copy that lies within another repository has none.
+        command = ["git", "-C", str(REPOSITORY), f"--git-dir={REPOSITORY / '.git'}", *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != REPOSITORY.resolve():
-            return None  # a copy that lies within another repository
         changed = git("status", "--porcelain", "--", "main.py", "src", "configs")  # new files, too
         return git("rev-parse", "HEAD") + ("-modified" if changed else "")
     except (OSError, subprocess.CalledProcessError):  # no git, or not a checkout

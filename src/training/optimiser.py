@@ -1,8 +1,7 @@
 """The update of all weights from their smoothed gradients (the Matlab code; see docs/faithfulness.md)."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,31 +12,17 @@ from src.layers.connections import Connections
 from src.layers.readout import Readout
 
 
-class SGD:
-    """The step of torch.optim.SGD, without its start: making one of those imports torch's compiler, for two seconds.
+class SGD(NamedTuple):
+    """What `descend` needs to know.
 
-    Args:
-        param_groups: as torch's; -g is in each parameter's `.grad`.
-        momentum: with which what learns smooths its gradients; connections: whose weights are rounded after the step.
+    `param_groups` are as torch's; -g is in each parameter's `.grad`, smoothed with `momentum` by what learns. The
+    weights of `connections` are rounded after each step.
     """
 
-    def __init__(self, param_groups: list[dict[str, Any]], momentum: float, connections: Sequence[Connections]):
-        self.param_groups, self.momentum, self.connections = param_groups, momentum, connections
-
-    def step(self) -> None:
-        for group in self.param_groups:
-            sgd(
-                group["params"],
-                [parameter.grad for parameter in group["params"]],
-                [None] * len(group["params"]),
-                fused=True,
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                momentum=0.0,
-                dampening=0.0,
-                nesterov=False,
-                maximize=False,
-            )
+    param_groups: list[dict[str, Any]]
+    momentum: float
+    decay_in_momentum: bool
+    connections: list[Connections]
 
 
 def gain(epoch: int, epochs: int) -> float:
@@ -63,17 +48,12 @@ def make_optimizer(net: nn.Module, training: Training) -> SGD:
                 decays = name != "bias" or training.decay_in_momentum
                 groups[training.learning_rate, training.weight_decay if decays else 0.0].append(parameter)
     param_groups = [
-        {
-            "params": group,
-            "initial_lr": rate,
-            # A tensor, so that a captured CUDA graph sees it change.
-            "lr": torch.tensor(rate, device=group[0].device),
-            "weight_decay": 0.0 if training.decay_in_momentum else decay,
-            "smoothed_decay": decay if training.decay_in_momentum else 0.0,
-        }
+        # The rate as a tensor, so that a captured CUDA graph sees it change.
+        dict(params=group, initial_lr=rate, lr=torch.tensor(rate, device=group[0].device), weight_decay=decay)
         for (rate, decay), group in groups.items()
     ]
-    return SGD(param_groups, training.momentum, [each for each in net.modules() if isinstance(each, Connections)])
+    connections = [module for module in net.modules() if isinstance(module, Connections)]
+    return SGD(param_groups, training.momentum, training.decay_in_momentum, connections)
 
 
 def set_gain(optimizer: SGD, value: float) -> None:
@@ -86,15 +66,16 @@ def set_gain(optimizer: SGD, value: float) -> None:
 def descend(optimizer: SGD) -> None:
     """The step of all weights, when all gradients have been smoothed."""
     for group in optimizer.param_groups:
-        if group["smoothed_decay"]:
-            gradients = [parameter.grad for parameter in group["params"]]
-            share = 1 - optimizer.momentum
-            torch._foreach_add_(gradients, group["params"], alpha=share * group["smoothed_decay"])
-    if not torch.compiler.is_compiling():
-        optimizer.step()
-    else:  # written out, because torch.compile breaks its graph at step(): so it is one pass with the smoothing
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.sub_(group["lr"] * (parameter.grad + group["weight_decay"] * parameter))
+        parameters, lr, decay = group["params"], group["lr"], group["weight_decay"]
+        gradients = [parameter.grad for parameter in parameters]
+        if optimizer.decay_in_momentum:
+            torch._foreach_add_(gradients, parameters, alpha=(1 - optimizer.momentum) * decay)
+            decay = 0.0
+        if torch.compiler.is_compiling():  # written out: it becomes one pass with the smoothing
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.sub_(lr * (gradient + decay * parameter))
+        else:  # torch.optim.SGD's own, as making one would import torch's compiler, for two seconds
+            options = dict(momentum=0.0, dampening=0.0, nesterov=False, maximize=False)
+            sgd(parameters, gradients, [None] * len(parameters), fused=True, lr=lr, weight_decay=decay, **options)
     for connections in optimizer.connections:
         connections.round()
