@@ -12,12 +12,12 @@ from typing import Any
 
 from src import methods
 from src.results.runs import Run, composed_values, experiment_values, percent_wrong
-from src.results.statistics import CONFIDENCE, interval_of_mean, verdict
 from src.training.log import HEADLINES, headline
 
 IN_COLUMNS = {"name", "model.hidden_dims", "training.epochs", "data.validation_images"}  # of their own in the table
 # What tells rows of the same name apart, in this order, and in which words.
 TOLD_APART_BY = ("{method}", "{net}", "{epochs} epochs", "{train_images:,} images", "{precision}")
+CONFIDENCE = 0.95  # of intervals
 RULES = HEADLINES | {"goodness_and_one_pass": "by both rules"}
 BY = {"goodness": "goodness", "one_pass": "a read-out"}
 
@@ -95,7 +95,12 @@ def with_spread(values: list[float], *, std: bool = True, interval: bool = False
     if len(values) < 2:
         return f"{values[0]:.2f}" if values else "-"
     deviation = f" ± {stdev(values):.2f}" if std else ""
-    limits = " [{:.2f}, {:.2f}]".format(*interval_of_mean(values)) if interval else ""
+    limits = ""
+    if interval:
+        from scipy import stats  # here, as a run's start need not wait
+
+        half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stdev(values) / len(values) ** 0.5
+        limits = f" [{mean(values) - half:.2f}, {mean(values) + half:.2f}]"
     return f"{mean(values):.2f}{deviation}{limits}"
 
 
@@ -235,14 +240,17 @@ def comparison(rows: list[list[Run]], images: str = "test") -> str:
     for rule, how in RULES.items():
         if all(rule in run.errors for row in rows for run in row):
             first, second = ([run.errors[rule] for run in row] for row in rows)
-            steady = 1 in (len(set(first)), len(set(second)))  # which leaves no t
-            test, tested = None if steady else stats.ttest_ind(first, second, equal_var=False), ["-"] * 4
-            if test:
+            tested, said = ["-"] * 4, "no test is possible, as the errors of one side do not vary over the seeds"
+            if len(set(first)) > 1 and len(set(second)) > 1:
+                test = stats.ttest_ind(first, second, equal_var=False)
                 low, high = test.confidence_interval(CONFIDENCE)
                 difference = f"{mean(first) - mean(second):.2f} [{low:.2f}, {high:.2f}]"
                 tested = [difference, f"{test.statistic:.2f}", f"{test.df:.1f}", f"{test.pvalue:.2g}"]
+                better = f"'{names[0 if high < 0 else 1]}' has the lower error"
+                p = f"p = {test.pvalue:.2g}" if test.pvalue >= 0.001 else "p < 0.001"
+                said = f"{'no difference shown' if low <= 0 <= high else better} ({p})"
             lines.append([how, *(error_of(row, rule, interval=True) for row in rows), *tested])
-            sentences.append(f"{how}: {verdict(*names, test)}")
+            sentences.append(f"{how}: {said}")
     if not lines:
         sys.exit(f"error: --compare needs a way to classify that both have: {' and '.join(names)} have none in common")
     sides = [f"{name} (n = {len(row)})" for name, row in zip(names, rows, strict=True)]
