@@ -7,6 +7,7 @@ OpenCV does the work. It is imported here alone, and nothing that trains imports
 import sys
 import warnings
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,11 @@ try:
 except ImportError as error:
     sys.exit(f"error: finding digits in pictures needs OpenCV: pip install -r requirements-demo.txt ({error})")
 
-Array = np.ndarray  # masks are uint8 [H, W] of 0 and 1
+Array = np.ndarray  # pictures are uint8 [H, W, 3], ink is float32 [H, W], masks are uint8 [H, W] of 0 and 1
 
 # MNIST's digits
 SIDE = 28  # pixels
-BOX = 20  # pixels: the longer side
+BOX = 20  # pixels: the longer side of the ink
 CENTRE = 14  # row and column of the centre of mass, to half a pixel
 STROKE = 0.135  # the mean width of a stroke, as a part of the longer side
 WIDEST = 1.5  # times its height: 0.35 % of the training set are wider
@@ -36,7 +37,6 @@ Image.MAX_IMAGE_PIXELS = 125_000_000  # Pillow refuses twice as many; telephones
 SHOWN, LARGE, SMALL = 2000, 1000, 200  # pixels: longest side of the picture, of what ink and paper are looked for in
 DETAIL = 160  # pixels: longest side of a digit whose strokes are made thicker or thinner
 STEP = 28  # of lightness and colour, in 256ths: the edge of a sheet
-LAB_SCALE = np.float32([2.55, 1, 1])  # of OpenCV's Lab in bytes
 FAINT = 8  # CIE76 difference of colours: less is the paper's grain
 NO_INK = "no digit stands out from the background"
 MOST = 30  # digits in one picture; more are a page of text
@@ -77,7 +77,7 @@ def read(path: Path) -> Image.Image:
 
 
 def digits(image: Image.Image, *, single: bool = False) -> list[Digit]:
-    """The digits in `image`, line by line from left to right.
+    """The digits in an upright `image`, line by line from left to right.
 
     Args:
         single: there is one digit, in however many parts.
@@ -85,24 +85,24 @@ def digits(image: Image.Image, *, single: bool = False) -> list[Digit]:
     Raises:
         DataError: nothing can be told; the message says why.
     """
-    colours = coloured(ImageOps.exif_transpose(image))
-    if colours.shape[:2] == (SIDE, SIDE) and (digit := of_mnist(colours)):
+    picture = np.rint(255 * coloured(image)).astype(np.uint8)
+    height, width = picture.shape[:2]
+    if (height, width) == (SIDE, SIDE) and (digit := of_mnist(picture)):
         return [digit]
-    height, width = colours.shape[:2]
     if min(height, width) < max(12, max(height, width) / 20):
         raise DataError(f"a picture of {width} x {height} pixels is too small or too narrow for a digit")
-    scale = min(1.0, LARGE / max(height, width))
-    ink, sheet = ink_of(np.rint(255 * (resized(colours, LARGE) if scale < 1 else colours)).astype(np.uint8))
-    grain = np.median(ink[sheet > 0])
-    mask = without_lines((ink > max(FAINT, 5 * grain, 0.12 * ink.max())).astype(np.uint8), sheet)
+    sheet, back = sheet_of(cv2.cvtColor(picture, cv2.COLOR_RGB2LAB))
+    ink = contrast(sheet)
+    mask = (ink > max(FAINT, 5 * np.median(ink), 0.12 * ink.max())).astype(np.uint8)
+    mask = without_lines(mask, ink)
     if mask.sum() < 10:
         raise DataError(NO_INK)
-    inner = mask * inner_part(sheet, 0.04)  # without slivers of the desk
-    mask *= ink > 0.9 * otsu(ink[(inner if inner.any() else mask) > 0])
-    parts = apart(inside(mask, sheet), single=single)
-    return in_reading_order(
-        [Digit(as_mnist(ink, part), tuple(round(edge / scale) for edge in box_of(part))) for part in parts]
-    )
+    level, _ = cv2.threshold(ink[mask > 0].clip(0, 255).astype(np.uint8), 0, 255, cv2.THRESH_OTSU)
+    parts = apart(uncut(mask * (ink > 0.9 * level)), single=single)
+    found = [Digit(as_mnist(ink, part), box_of(cv2.perspectiveTransform(corners_of(part), back))) for part in parts]
+    found.sort(key=lambda digit: digit.box[1] + digit.box[3])
+    lines = np.cumsum([0, *(digit.box[1] + digit.box[3] > 2 * above.box[3] for above, digit in pairwise(found))])
+    return [found[n] for n in sorted(range(len(found)), key=lambda n: (lines[n], found[n].box))]
 
 
 def coloured(image: Image.Image) -> Array:
@@ -117,29 +117,17 @@ def coloured(image: Image.Image) -> Array:
     return rgb * alpha + (1 - alpha) * (not bright)
 
 
-def of_mnist(colours: Array) -> Digit | None:
+def of_mnist(picture: Array) -> Digit | None:
     """A picture of MNIST's size, if it is in MNIST's manner: a digit of MNIST's size, edges all black or all white."""
-    grey = np.rint(255 * colours.mean(axis=2))
+    grey = picture.mean(axis=2)
     edge = np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]]))
-    ink = np.abs(grey - edge)
-    if edge not in (0, 255) or not ink.any():
-        return None
+    ink = np.rint(np.abs(grey - edge))
     left, top, right, bottom = box_of((ink > 0).astype(np.uint8))
-    if max(right - left, bottom - top) not in (BOX - 1, BOX):  # 19 in one image of the test set
+    if edge not in (0, 255) or max(right - left, bottom - top) not in (BOX - 1, BOX):  # 19 in one of the test set
         return None
     off_centre = np.abs(np.subtract(center_of_mass(ink), CENTRE)).max()
     pixels = torch.from_numpy(ink.astype(np.uint8)) if off_centre < 1 else centred(ink[top:bottom, left:right])
     return Digit(pixels, (left, top, right, bottom))
-
-
-def in_reading_order(found: list[Digit]) -> list[Digit]:
-    """Lines from top to bottom, each from left to right."""
-    lines: list[list[Digit]] = [[]]
-    for digit in sorted(found, key=lambda digit: digit.box[1] + digit.box[3]):
-        if lines[-1] and (digit.box[1] + digit.box[3]) / 2 > lines[-1][0].box[3]:
-            lines.append([])
-        lines[-1].append(digit)
-    return [digit for line in lines for digit in sorted(line, key=lambda digit: digit.box)]
 
 
 # --- Small helpers ----------------------------------------------------------------------------------------
@@ -157,148 +145,108 @@ def disc(diameter: float) -> Array:
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, [2 * round(diameter / 2) + 1] * 2)
 
 
-def otsu(values: Array) -> float:
-    """The level that parts `values` ([N], positive) best into low and high ones."""
-    level, _ = cv2.threshold((255 * values / values.max()).astype(np.uint8)[None], 0, 255, cv2.THRESH_OTSU)
-    return level * values.max() / 255
-
-
 def box_of(mask: Array) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom."""
+    """Left, top, right and bottom of a mask, or of points (float32 [1, N, 2])."""
     left, top, width, height = cv2.boundingRect(mask)
     return left, top, left + width, top + height
+
+
+def corners_of(mask: Array) -> Array:
+    """Of the box around what is in `mask`, clockwise from the upper left one (float32 [1, 4, 2])."""
+    left, top, right, bottom = box_of(mask)
+    return np.float32([[(left, top), (right, top), (right, bottom), (left, bottom)]])
 
 
 # --- The sheet and the ink --------------------------------------------------------------------------------
 
 
-def ink_of(rgb: Array) -> tuple[Array, Array]:
-    """How far each pixel's colour is from that of the paper around it (uint8 [H, W, 3] -> float32 [H, W], CIE76), and a
-    mask of the sheet.
-    """
-    lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)
-    small = resized(lab, SMALL)
-    sheet = sheet_of(small)
-    filled = cv2.inpaint(small, 1 - sheet, 3, cv2.INPAINT_TELEA)  # what is beside the sheet looks like its edge
-    side = min(cv2.boundingRect(sheet)[2:])
-    near, far = (cv2.medianBlur(filled, min(int(share * side) | 1, 255)).astype(np.float32) for share in (0.4, 0.9))
-    # Near by is better in uneven light; but where a bold digit is most of what is near, that is not the paper.
-    bold = np.abs(near - far).sum(axis=2, keepdims=True)
-    bold = bold > 0.35 * np.percentile(np.abs(filled - far).sum(axis=2), 99)
-    paper = cv2.resize(np.where(bold, far, near), lab.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    sheet = cv2.resize(sheet, lab.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    return np.linalg.norm((lab - paper) / LAB_SCALE, axis=2) * sheet, sheet
-
-
-def sheet_of(lab: Array) -> Array:
-    """A mask of the paper, a little inside its edges (of Lab in 8 bits [h, w, 3]).
+def sheet_of(lab: Array) -> tuple[Array, Array]:
+    """The sheet of paper, cut out and turned upright, and the matrix [2, 3] that leads back into the picture (of Lab in
+    8 bits).
 
     The sheet is the largest even and convex area that surrounds none of another colour; beside it lies the desk.
     """
-    even = cv2.medianBlur(lab, 15)  # without strokes and lines
+    small = resized(lab, SMALL)
+    even = cv2.medianBlur(small, 15)  # without strokes and lines
     edges = cv2.morphologyEx(even, cv2.MORPH_GRADIENT, disc(3)).sum(axis=2) > STEP
     smooth = cv2.erode((~edges).astype(np.uint8), disc(7))
     _, areas = cv2.connectedComponents(smooth, connectivity=4)
-    depth = cv2.distanceTransform(np.pad(smooth, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
-    candidates = []  # each area, the rectangle around it, its colour
-    for n in np.unique(areas[depth > 0.13 * min(smooth.shape)]):  # wider than strokes
-        area = (areas == n).astype(np.uint8)
-        (outline, *_), _ = cv2.findContours(area, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    wide = cv2.distanceTransform(smooth, cv2.DIST_L2, 5) > 0.13 * min(smooth.shape)  # than strokes
+    candidates = []  # each area, its colour, the four corners around it, what lies within them
+    for n in np.unique(areas[wide]):
+        area = areas == n
+        spread = cv2.dilate(area.astype(np.uint8), disc(4))  # back to the edges
+        (outline, *_), _ = cv2.findContours(spread, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         if cv2.contourArea(outline) > 0.6 * cv2.contourArea(cv2.convexHull(outline)):
-            corners = np.rint(cv2.boxPoints(cv2.minAreaRect(outline))).astype(np.int32)
-            rectangle = cv2.fillConvexPoly(np.zeros_like(smooth), corners, 1)
-            candidates.append((area > 0, rectangle, np.median(even[area > 0], axis=0)))
+            corners = cv2.approxPolyN(outline, 4)[0]
+            within = cv2.fillConvexPoly(np.zeros_like(smooth), np.rint(corners).astype(np.int32), 1)
+            candidates.append((area, np.median(even[area], axis=0), corners, within))
     sheets = [
-        rectangle
-        for _, rectangle, colour in candidates
-        if not any(np.abs(other - colour).max() > 25 and rectangle[area].mean() > 0.5 for area, _, other in candidates)
+        (within.sum(), corners)
+        for _, colour, corners, within in candidates
+        if not any(np.abs(its - colour).max() > 25 and within[area].mean() > 0.35 for area, its, _, _ in candidates)
     ]
-    return max(sheets, key=np.sum, default=np.ones_like(smooth))
+    _, corners = max(sheets, key=lambda sheet: sheet[0], default=(0, corners_of(np.ones_like(smooth))[0]))
+    x, y = (corners - corners.mean(axis=0)).T
+    corners = np.float32(corners[np.arctan2(y, x).argsort()]) * (max(lab.shape) / SMALL)
+    size = np.array([np.linalg.norm(corners[1] - corners[0]), np.linalg.norm(corners[3] - corners[0])])
+    width, height = np.rint(size * min(1, LARGE / size.max())).astype(int).tolist()
+    back = cv2.getPerspectiveTransform(np.float32([(0, 0), (width, 0), (width, height), (0, height)]), corners)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpPerspective(lab, back, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE), back
 
 
-def without_lines(mask: Array, sheet: Array) -> Array:
-    """`mask` without the lines printed across the sheet; strokes that cross a line stay whole."""
-    side = min(cv2.boundingRect(sheet)[2:])
-    thin = mask & ~cv2.morphologyEx(mask, cv2.MORPH_OPEN, disc(side / 20))
-    straight = cv2.HoughLines(thin, 1, np.pi / 360, int(0.4 * side))
-    if straight is None:
-        return mask
-    # Turned so that most of what is straight runs along the rows or the columns.
-    angle = float(np.median((np.rad2deg(straight[:20, 0, 1]) + 45) % 90 - 45))
+def contrast(sheet: Array) -> Array:
+    """How far each pixel's colour is from that of the paper around it (CIE76; of Lab in 8 bits)."""
+    small = resized(sheet, SMALL)
+    side = min(small.shape[:2])
+    near, far = (cv2.medianBlur(small, min(int(share * side) | 1, 255)).astype(np.float32) for share in (0.4, 0.9))
+    # Near by is better in uneven light; but where a bold digit is most of what is near, that is not the paper.
+    bold = np.abs(near - far).sum(axis=2, keepdims=True)
+    bold = bold > 0.35 * np.percentile(np.abs(small - far).sum(axis=2), 99)
+    paper = cv2.resize(np.where(bold, far, near), sheet.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    return np.linalg.norm((sheet - paper) * np.float32([1 / 2.55, 1, 1]), axis=2)
+
+
+def without_lines(mask: Array, ink: Array) -> Array:
+    """`mask` without the lines printed across the whole sheet; strokes that cross a line stay whole."""
     height, width = mask.shape
-    turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1)
-    cos, sin = np.abs(turn[0, :2])
-    size = round(width * cos + height * sin), round(width * sin + height * cos)
-    turn[:, 2] += [(size[0] - width) / 2, (size[1] - height) / 2]
-    turned, paper = (cv2.warpAffine(of, turn, size, flags=cv2.INTER_NEAREST) for of in (mask, sheet))
-    rows = rows_of(turned, paper)
-    columns = np.ascontiguousarray(rows_of(np.ascontiguousarray(turned.T), np.ascontiguousarray(paper.T)).T)
-    if not (rows.any() or columns.any()):
+    side = min(height, width)
+    thin = mask & ~cv2.morphologyEx(mask, cv2.MORPH_OPEN, disc(side / 20))
+    straight = cv2.HoughLines(thin, 1, np.pi / 720, int(0.4 * side))
+    depth = cv2.dilate(cv2.distanceTransform(mask, cv2.DIST_L2, 5), np.ones((3, 3)))
+    lines, thickness = np.zeros_like(mask), 0.0
+    for rho, theta in [] if straight is None else straight[:400, 0]:
+        cos, sin = np.cos(theta), np.sin(theta)
+        beyond = [(round(rho * cos - far * sin), round(rho * sin + far * cos)) for far in (-2 * LARGE, 2 * LARGE)]
+        _, start, end = cv2.clipLine((0, 0, width, height), *beyond)
+        x, y = np.linspace(start, end, LARGE).round().astype(int).T
+        along = depth[y, x]
+        whole = along[:15].any() and along[-15:].any() and (along > 0).mean() > 0.75
+        if whole and (half := np.median(along)) < side / 40:
+            printed = ink[y, x] < 1.5 * np.median(ink[y, x])  # else there is ink on it
+            lines[y[printed], x[printed]] = 1
+            thickness = max(thickness, 2 * half)
+    if not thickness:
         return mask
-    longer = int(2 * max(1, thickness(rows), thickness(columns.T))) + 1  # than a line is thick
-    across_rows = cv2.morphologyEx(turned & ~columns, cv2.MORPH_OPEN, np.ones((longer, 1), np.uint8))
-    across_columns = cv2.morphologyEx(turned & ~rows, cv2.MORPH_OPEN, np.ones((1, longer), np.uint8))
-    strokes = turned & ~(rows | columns) | rows & across_rows | columns & across_columns
-    strokes = turned & cv2.morphologyEx(strokes, cv2.MORPH_CLOSE, disc(longer / 2))
+    strokes = mask & ~cv2.dilate(lines, disc(thickness + 2))
+    strokes = mask & cv2.morphologyEx(strokes, cv2.MORPH_CLOSE, disc(3 * thickness))
     _, parts, stats, _ = cv2.connectedComponentsWithStats(strokes)
-    remains = np.flatnonzero(stats[:, 2:4].min(axis=1) <= 1.5 * longer)  # of lines: hardly thicker than they were
-    strokes[np.isin(parts, remains)] = 0
-    return cv2.warpAffine(strokes, cv2.invertAffineTransform(turn), (width, height), flags=cv2.INTER_NEAREST)
+    remains = np.flatnonzero(stats[:, 2:4].min(axis=1) <= 3 * thickness)  # of lines: hardly thicker than they were
+    return strokes * ~np.isin(parts, remains)
 
 
-def rows_of(mask: Array, sheet: Array) -> Array:
-    """Of `mask`, the lines that run along its rows, nearly straight, across the whole sheet."""
-    left, _, right, _ = box_of(sheet)
-    width = right - left
-    runs = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((1, max(12, width // 40)), np.uint8))
-    joined = cv2.dilate(runs, np.ones((3, width // 12 + 1), np.uint8))
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(joined)
-    edge = inner_part(sheet, 0.01) == 0
-    across = [n for n in range(1, count) if stats[n, cv2.CC_STAT_WIDTH] > 0.3 * width]
-    across = [n for n in across if all(edge[end][parts[end] == n].any() for end in ends_of(stats[n]))]
-    runs[~np.isin(parts, across)] = 0
-    each_column = crossings(runs[:, left:right])
-    if (np.abs(each_column - np.median(each_column)) <= 1).mean() < 0.5:  # printed lines are as many everywhere
-        return np.zeros_like(mask)
-    # Where a line is thicker, there is ink on it.
-    return runs & ~cv2.morphologyEx(runs, cv2.MORPH_OPEN, np.ones((int(1.7 * thickness(runs)) + 2, 1), np.uint8))
-
-
-def ends_of(stats: Array) -> list[tuple[slice, slice]]:
-    """The first and the last twentieth of the columns of a component with OpenCV's statistics."""
-    left, top, width, height = (int(value) for value in stats[:4])
-    rows, length = slice(top, top + height), width // 20 + 1
-    return [(rows, slice(left, left + length)), (rows, slice(left + width - length, left + width))]
-
-
-def crossings(rows: Array) -> Array:
-    """How many lines each column meets ([H, W] -> [W])."""
-    return ((rows[1:] > 0) & (rows[:-1] == 0)).sum(axis=0) + (rows[0] > 0)
-
-
-def thickness(rows: Array) -> float:
-    """How thick lines along the rows typically are, in pixels (0 without lines)."""
-    met = crossings(rows)
-    return float(np.median(rows.sum(axis=0)[met > 0] / met[met > 0])) if met.any() else 0.0
-
-
-def inner_part(sheet: Array, margin: float) -> Array:
-    """`sheet` without its edge, as wide as that part of the picture's longer side (and a pixel at least)."""
-    width = 2 * max(1, round(margin * max(sheet.shape))) + 1
-    return cv2.erode(np.pad(sheet, 1), np.ones((width, width), np.uint8))[1:-1, 1:-1]
-
-
-def inside(mask: Array, sheet: Array) -> Array:
+def uncut(mask: Array) -> Array:
     """Of `mask`, what does not touch the sheet's edge: no desk, no end of a line.
 
     Raises:
         DataError: that is less than what does.
     """
     _, parts = cv2.connectedComponents(mask)
-    cut = mask * np.isin(parts, np.unique(parts[inner_part(sheet, 0.001) == 0]))
-    if (mask - cut).sum() <= (cut * inner_part(sheet, 0.04)).sum():
+    whole = mask * ~np.isin(parts, np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
+    if 2 * whole.sum() <= mask.sum():
         raise DataError("the ink runs off the sheet; leave paper around the digit")
-    return mask - cut
+    return whole
 
 
 # --- Digits -----------------------------------------------------------------------------------------------
@@ -312,40 +260,32 @@ def apart(mask: Array, *, single: bool) -> list[Array]:
     """
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask)
     length = int(stats[1:, 2:4].max())  # of the largest part, in pixels
-    gaps = disc(0.05 * length)  # that a pen leaves in a stroke
-    closed = cv2.morphologyEx(np.pad(mask, length), cv2.MORPH_CLOSE, gaps)[length:-length, length:-length]
-    _, parts, stats, _ = cv2.connectedComponentsWithStats(closed)
-    large = 1 + np.flatnonzero(stats[1:, 2:4].max(axis=1) > 0.1 * length)  # the rest is dust
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(cv2.dilate(mask, disc(0.05 * length)))  # over a pen's gaps
+    large = np.flatnonzero(stats[:, 2:4].max(axis=1) > 0.15 * length)[1:]  # the rest is dust
     if single:
         return [mask * np.isin(parts, large)]
-    found: list[tuple[list[int], list[int]]] = []  # parts that are above one another, and the box around them
-    for n in large[np.argsort(-stats[large, cv2.CC_STAT_AREA])]:
-        left, top, width, height = stats[n, :4]
-        right, bottom = left + width, top + height
-        for members, box in found:
-            common, gap = min(right, box[2]) - max(left, box[0]), max(top, box[1]) - min(bottom, box[3])
-            if common > 0.25 * min(width, box[2] - box[0]) and gap < 0.15 * length:
-                members.append(n)
-                box[:] = min(left, box[0]), min(top, box[1]), max(right, box[2]), max(bottom, box[3])
-                break
-        else:
-            found.append(([n], [left, top, right, bottom]))
-    whole = [
-        members for members, (left, top, right, bottom) in found if max(right - left, bottom - top) > 0.35 * length
-    ]
+    # Parts of one digit are above one another.
+    boxes, near = np.zeros_like(mask), int(0.05 * length)
+    for left, top, width, height in stats[large, :4]:
+        inset = width // 8
+        boxes[max(0, top - near) : top + height + near, left + inset : left + width - inset] = 1
+    _, groups = cv2.connectedComponents(boxes)
+    lefts, tops, widths, heights = stats[large, :4].T
+    of_part = groups[tops + heights // 2, lefts + widths // 2]
+    masks = [mask * np.isin(parts, large[of_part == n]) for n in np.unique(of_part)]
+    whole = [each for each in masks if max(cv2.boundingRect(each)[2:]) > 0.35 * length]
     if len(whole) > MOST:
         raise DataError(f"there are {len(whole)} things that may be digits; {MOST} at most are looked at")
-    masks = [mask * np.isin(parts, members) for members in whole]
-    if np.sum(masks) < 0.85 * mask.sum():
+    if np.sum(whole) < 0.85 * mask.sum():
         raise DataError("there are strokes that make no digit")
-    return masks
+    return whole
 
 
 def as_mnist(ink: Array, mask: Array) -> Tensor:
     """The digit in `mask` as MNIST has it (uint8 [28, 28]): strokes of MNIST's mean width, 20 pixels long, centred.
 
     Args:
-        ink: each pixel's contrast to the paper ([H, W]).
+        ink: each pixel's contrast to the paper.
 
     Raises:
         DataError: that is no digit.
@@ -359,9 +299,8 @@ def as_mnist(ink: Array, mask: Array) -> Tensor:
     strokes = (np.pad(resized(np.pad(grey.clip(0, 1), 1), DETAIL), DETAIL // 4) > 0.5).astype(np.uint8)
     if level < 2.4 * FAINT or not strokes.any():
         raise DataError(NO_INK)
-    outlines, (links,) = cv2.findContours(strokes, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    holes = sum(cv2.contourArea(outline) > 20 for outline, link in zip(outlines, links, strict=True) if link[3] >= 0)
-    if holes > 3:  # an 8 has two
+    _, _, holes, _ = cv2.connectedComponentsWithStats(1 - strokes, connectivity=4)
+    if (holes[1:, cv2.CC_STAT_AREA] > 20).sum() > 1 + 3:  # an 8 has two, and there is the paper around it
         raise DataError("there is a scribble, not a digit")
     # How far inside the ink a pixel lies, or outside: in a stroke, a quarter of its width on average.
     depth = cv2.distanceTransform(strokes, cv2.DIST_L2, 5) - cv2.distanceTransform(1 - strokes, cv2.DIST_L2, 5)
@@ -378,8 +317,10 @@ def as_mnist(ink: Array, mask: Array) -> Tensor:
 def centred(digit: Array) -> Tensor:
     """`digit` (at most [28, 28], of 0 to 255) in the middle of uint8 [28, 28]."""
     canvas = np.zeros((SIDE, SIDE), np.uint8)
-    height, width = digit.shape
-    top, left = (round(CENTRE - centre) for centre in center_of_mass(digit))
-    top, left = min(max(top, 0), SIDE - height), min(max(left, 0), SIDE - width)
+    corner = [
+        min(max(round(CENTRE - centre), 0), SIDE - length)
+        for centre, length in zip(center_of_mass(digit), digit.shape, strict=True)
+    ]
+    (top, left), (height, width) = corner, digit.shape
     canvas[top : top + height, left : left + width] = np.rint(digit)
     return torch.from_numpy(canvas)
