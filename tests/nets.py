@@ -143,21 +143,8 @@ def seen_by(location: int, grid: int, side: int, below: int, field: int, stride:
 
 
 def full_matrix(connections: Connections, weight: torch.Tensor | None = None) -> torch.Tensor:
-    """Weights as those of dense connections ([own.size, seen.size]), location by location."""
-    weight = (connections.weight if weight is None else weight).detach()
-    seen, own, tile, padding = connections.seen, connections.own, connections.tile, connections.padding
-    if weight.dim() == 2:
-        return weight
-    across, window, below = own.width // tile, connections.window, seen.channels
-    whole = torch.zeros(*own, seen.height + 2 * padding, seen.width + 2 * padding, below)
-    for number, of_tile in enumerate(weight.view(-1, tile, tile, own.channels, window, window, below)):
-        top, left = (connections.step * place for place in divmod(number, across))
-        for row in range(tile):
-            for column in range(tile):
-                place = whole[number // across * tile + row, number % across * tile + column]
-                place[:, top : top + window, left : left + window] = of_tile[row, column]
-    inside = slice(padding, -padding or None)
-    return whole[..., inside, inside, :].reshape(own.size, seen.size)
+    """Weights as those of dense connections ([own.size, seen.size])."""
+    return connections.full_matrix((connections.weight if weight is None else weight).detach())
 
 
 def as_state(net: nn.Module) -> reference.State:

@@ -78,7 +78,7 @@ def test_updates_are_those_of_numpy(monkeypatch, kind, options):
         *([part.detach().double().numpy() for part in kind] for kind in matrices(False).values())
     )
     how = dict(temperature=options.get("temperature", 1.0), sign=-1.0 if "goodness" in options else 1.0, masks=masks)
-    optimizer = optimizer_for(net, learning_rate=0.3)
+    optimizer = optimizer_for(net, learning_rate=0.1)
     settings = dict(damping=options.get("damping", DAMPING), iterations=net.iterations, tiny=TINY)
     start, steps = [w.copy() for w in state.top_down], 4
     for number in range(steps):
@@ -94,7 +94,7 @@ def test_updates_are_those_of_numpy(monkeypatch, kind, options):
         figures = step(net, optimizer, images, labels, None, choose=draw)
         assert_close(torch.tensor(seen[0]), expected)
         state, losses = reference_recurrent.train_step(
-            state, as_seen(images), labels.numpy(), wrong.numpy(), **settings, **SHEET_RATES | dict(eps=0.3),
+            state, as_seen(images), labels.numpy(), wrong.numpy(), **settings, **SHEET_RATES | dict(eps=0.1),
             first_learning_iteration=net.first_learning_iteration, gain=reference.gain(number + 1, steps), **how,
         )  # fmt: skip
         assert_close(figures["loss"], losses)

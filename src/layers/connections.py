@@ -3,7 +3,10 @@
 They are bottom-up or top-down by what they are given to see, and they know the precision of their products.
 """
 
-from collections.abc import Sequence
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -18,7 +21,8 @@ torch.set_float32_matmul_precision("highest")
 NEGLIGIBLE = 1e-10  # of the largest in the batch: beyond what fp32 resolves, even from hundreds of samples together
 # Of few samples the product is cheap, and in fp32 it is added within it; in bf16 it is written, widened and then added.
 FEW_SAMPLES = 96
-CACHED = 256  # maps whose squares are gathered at a time, as each is read by many tiles: so many fit into a cache
+CACHED = 256  # maps whose windows are gathered at a time
+SEEN, OWN = 0, 1  # the maps at both sides of connections
 
 
 class Map(NamedTuple):
@@ -36,8 +40,39 @@ class Map(NamedTuple):
         return self.height * self.width * self.channels
 
 
+class Windows(NamedTuple):
+    """`count` windows along one side of a map, of `size` locations each, the first from `start`, one each `step`."""
+
+    start: int
+    size: int
+    step: int
+    count: int
+
+    @property
+    def all(self) -> slice:
+        return slice(self.start, self.start + (self.count - 1) * self.step + self.size)
+
+
+def along(own: int, seen: int, field: int, stride: int, padding: int, tile: int) -> list[tuple[Windows, Windows]]:
+    """Along one side: what tiles of `own` locations see of so many `seen`, and the tiles. Those at a border see less.
+
+    A list, as windows of one size are taken together.
+    """
+    found, whole = [], field + (tile - 1) * stride
+    for at in range(0, own, tile):
+        start = at * stride - padding
+        sees = Windows(max(start, 0), min(start + whole, seen) - max(start, 0), tile * stride, 1)
+        if found and found[-1][0].size == sees.size == whole:
+            found[-1] = tuple(each._replace(count=each.count + 1) for each in found[-1])
+        else:
+            found.append((sees, Windows(at, tile, tile, 1)))
+    return found
+
+
 class Connections(nn.Module):
     """W n. Dense, or without weight sharing from fields: each location of `own` sees a square of `seen` (section 3.2).
+
+    `weight` is [own.size, seen.size]; of fields, it holds a matrix for each tile (`of_tiles`).
 
     Args:
         seen, own: the maps.
@@ -63,30 +98,64 @@ class Connections(nn.Module):
         dtype: torch.dtype,
     ):
         super().__init__()
-        self.seen, self.own, self.field, self.padding, self.tile = seen, own, field, padding, tile
-        self.dtype = dtype
-        if field is None:
-            shape = [own.size, seen.size]
-        else:
-            self.step, self.window = tile * stride, field + (tile - 1) * stride  # of a tile, in locations of `seen`
-            tiles = own.height // tile * (own.width // tile)
-            shape = [tiles, tile**2 * own.channels, self.window**2 * seen.channels]
+        self.seen, self.own, self.field, self.padding, self.dtype = seen, own, field, padding, dtype
+        shape, mask = [own.size, seen.size], None
+        if field is not None:
+            down, across = (
+                along(own[side], seen[side], field=field, stride=stride, padding=padding, tile=tile) for side in (0, 1)
+            )
+            # Tiles that see equally much are multiplied together: those in a corner, at an edge, and inside.
+            together = defaultdict(list)
+            for (sees_down, own_down), (sees_across, own_across) in product(down, across):
+                block = (sees_down, sees_across), (own_down, own_across)
+                together[sees_down.size * sees_across.size * seen.channels].append(block)
+            self.blocks = list(together.values())
+            self.shapes = [
+                (sum(rows.count * columns.count for _, (rows, columns) in blocks), tile**2 * own.channels, inputs)
+                for inputs, blocks in together.items()
+            ]
+            shape = self.shapes[0] if len(self.shapes) == 1 else [sum(map(math.prod, self.shapes))]
+            mask = self._inside_fields(stride).view(shape) if tile > 1 else None
         self.weight = nn.Parameter(std * torch.randn(shape, generator=generator))
-        self.register_buffer("mask", self._inside_fields(stride) if tile > 1 else None, persistent=False)
+        self.register_buffer("mask", mask, persistent=False)
         if self.mask is not None:
             self.weight.data *= self.mask
-        if padding:
-            self.weight.data *= self.gather(torch.ones(1, seen.size)) != 0  # no weight beyond the border
         self.register_buffer("rounded", None if dtype == torch.float32 else self.weight.to(dtype), persistent=False)
         self.rounded_at: int | None = None  # which version of the weight `rounded` is of
 
     def _inside_fields(self, stride: int) -> Tensor:
-        """Which inputs of a tile each of its units sees (fp32, 0 or 1, [units, inputs])."""
-        first, point = torch.arange(self.tile)[:, None] * stride, torch.arange(self.window)
-        sees = ((first <= point) & (point < first + self.field)).float()  # along one axis: [tile, window]
-        mask = torch.einsum("ri,cj->rcij", sees, sees)[:, :, None, :, :, None]
-        shape = (-1, -1, self.own.channels, -1, -1, self.seen.channels)
-        return mask.expand(shape).flatten(3).flatten(0, 2)
+        """Which inputs of its tile each unit sees, in the order of the weights (fp32, 0 or 1)."""
+        masks = []
+        for units, inputs in self.places():
+            own, seen = torch.unravel_index(units, self.own)[:2], torch.unravel_index(inputs, self.seen)[:2]
+            first = [place[:, :, None] * stride - self.padding for place in own]  # of each unit's field
+            down, across = (place[:, None] - at for place, at in zip(seen, first, strict=True))
+            inside = (down >= 0) & (down < self.field) & (across >= 0) & (across < self.field)
+            masks.append(inside.float().flatten())
+        return torch.cat(masks)
+
+    def places(self) -> list[tuple[Tensor, Tensor]]:
+        """Which numbers of `own` are the units of each tile ([tiles, units]), and of `seen` its inputs ([tiles,
+        inputs]), for each matrix.
+        """
+        inputs, units = (
+            self._gather([torch.arange(shape.size)[None]], side) for side, shape in enumerate((self.seen, self.own))
+        )
+        return [(of_own.squeeze(1), of_seen.squeeze(1)) for of_own, of_seen in zip(units, inputs, strict=True)]
+
+    def of_tiles(self, weight: Tensor) -> list[Tensor]:
+        """The matrices of tiles that are multiplied together, as views of the weight ([tiles, units, inputs] each)."""
+        parts = weight.flatten().split([math.prod(shape) for shape in self.shapes])
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def full_matrix(self, weight: Tensor) -> Tensor:
+        """The weight, or what is like it, as that of dense connections ([own.size, seen.size])."""
+        if self.field is None:
+            return weight
+        whole = weight.new_zeros(self.own.size, self.seen.size)
+        for (units, inputs), of_tiles in zip(self.places(), self.of_tiles(weight), strict=True):
+            whole[units[:, :, None], inputs[:, None]] = of_tiles
+        return whole
 
     def matrix(self) -> Tensor:
         """W in the dtype of the products, rounded anew only where W has changed since."""
@@ -103,63 +172,78 @@ class Connections(nn.Module):
             if not torch.compiler.is_compiling():
                 self.rounded_at = self.weight._version
 
-    def gather(self, *parts: Tensor) -> Tensor:
-        """What is multiplied, in the dtype of products ([B, seen.size], in parts -> the same or, of fields,
-        [tiles, B, inputs]).
-        """
-        parts = [n.to(self.dtype) for n in parts]
-        if self.field is None:
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
-        parts = [part for n in parts for part in n.split(CACHED)]
-        down, across = self.own.height // self.tile, self.own.width // self.tile
-        square = (self.window, self.window, self.seen.channels)
-        gathered = parts[0].new_empty(down, across, sum(map(len, parts)), *square)
-        for into, n in zip(gathered.split([len(n) for n in parts], dim=2), parts, strict=True):
-            n = F.pad(n.unflatten(1, self.seen), (0, 0, *[self.padding] * 4))
-            squares = n.unfold(1, self.window, self.step).unfold(2, self.window, self.step)
-            into.copy_(squares.permute(1, 2, 0, 4, 5, 3))
-        return gathered.flatten(3).flatten(0, 1)
-
     def forward(self, n: Tensor) -> Tensor:
         """W n ([B, seen.size] -> [B, own.size])."""
+        n, W = n.to(self.dtype), self.matrix()
         if self.field is None:
-            return F.linear(self.gather(n), self.matrix())
-        return self._as_map(torch.bmm(self.gather(n), self.matrix().mT))
+            return F.linear(n, W)
+        products = [
+            torch.bmm(its_n, its_W.mT) for its_n, its_W in zip(self._gather([n], SEEN), self.of_tiles(W), strict=True)
+        ]
+        z = n.new_empty(len(n), self.own.size)
+        for area, of_tiles in self._views(z, products, OWN):
+            area.copy_(of_tiles)
+        return z
 
     def back(self, dz: Tensor) -> Tensor:
         """W^T dz ([B, own.size] -> [B, seen.size], fp32): for back-propagation and adversarial images alone."""
+        dz, W = dz.to(self.dtype), self.matrix()
         if self.field is None:
-            return F.linear(dz.to(self.dtype), self.matrix().T).float()
-        dn = torch.bmm(self._by_tile(dz.to(self.dtype)), self.matrix()).float()  # [tiles, B, inputs]
-        squares = dn.unflatten(2, (-1, self.seen.channels)).permute(1, 3, 2, 0).flatten(1, 2)
-        padded = (self.seen.height + 2 * self.padding, self.seen.width + 2 * self.padding)
-        dn = F.fold(squares, padded, self.window, stride=self.step).permute(0, 2, 3, 1)
-        inside = slice(self.padding, -self.padding or None)
-        return dn[:, inside, inside].flatten(1)
+            return F.linear(dz, W.T).float()
+        products = [
+            torch.bmm(its_dz, its_W).float()
+            for its_dz, its_W in zip(self._gather([dz], OWN), self.of_tiles(W), strict=True)
+        ]
+        dn = dz.new_zeros(len(dz), self.seen.size, dtype=torch.float32)
+        for area, of_tiles in self._views(dn, products, SEEN):
+            for tile in product(*map(range, area.shape[:2])):  # one by one, as windows overlap
+                area[tile].add_(of_tiles[tile])
+        return dn
 
     def smooth(self, dz: Sequence[Tensor], n: Sequence[Tensor], momentum: float) -> None:
         """Adds a gradient to the momentum buffer: g <- momentum g + (1 - momentum) dz^T n, g = `weight.grad`.
 
         dz, n: of N samples, in parts (each [., own.size], [., seen.size]).
         """
+        g = self.weight.grad
         if self.field is None:
-            dz = dz[0] if len(dz) == 1 else torch.cat(list(dz))
-        else:  # `cat` makes it contiguous: a batched product of a strided operand is slow
-            dz = torch.cat([self._by_tile(part.to(self.dtype)) for part in dz], dim=1)
-        smooth_outer(self.weight.grad, dz, self.gather(*n), momentum, self.dtype)
+            smooth_outer(g, joined(dz), joined(n), momentum, self.dtype)
+            return
+        dz, n = ([part.to(self.dtype) for part in parts] for parts in (dz, n))
+        for of_tiles in zip(self.of_tiles(g), self._gather(dz, OWN), self._gather(n, SEEN), strict=True):
+            smooth_outer(*of_tiles, momentum, self.dtype)
         if self.mask is not None:
-            self.weight.grad.mul_(self.mask)
+            g.mul_(self.mask)
 
-    def _by_tile(self, z: Tensor) -> Tensor:
-        """[B, own.size] -> [tiles, B, units]."""
-        down, across = self.own.height // self.tile, self.own.width // self.tile
-        z = z.unflatten(1, (down, self.tile, across, self.tile, self.own.channels))
-        return z.permute(1, 3, 0, 2, 4, 5).flatten(3).flatten(0, 1)
+    def _gather(self, parts: Sequence[Tensor], side: int) -> list[Tensor]:
+        """The windows of each tile in maps that are SEEN or OWN, for each matrix ([., size of the map] each -> [tiles,
+        samples, inputs or units]).
 
-    def _as_map(self, z: Tensor) -> Tensor:
-        """[tiles, B, units] -> [B, own.size]."""
-        z = z.unflatten(2, (self.tile, self.tile, -1)).unflatten(0, (-1, self.own.width // self.tile))
-        return z.permute(2, 0, 3, 1, 4, 5).flatten(1)
+        In few samples at a time, so that they stay in a cache, as each is read for many tiles.
+        """
+        parts = [part for x in parts for part in x.split(CACHED)]
+        gathered = [parts[0].new_empty(shape[0], sum(map(len, parts)), shape[2 - side]) for shape in self.shapes]
+        for part, *into in zip(parts, *(each.split([len(x) for x in parts], dim=1) for each in gathered), strict=True):
+            for area, of_tiles in self._views(part, into, side):
+                of_tiles.copy_(area)
+        return gathered
+
+    def _views(self, x: Tensor, gathered: Sequence[Tensor], side: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Windows of maps and, for each, its place in what is `gathered` of them: views of the same shape."""
+        shape = (self.seen, self.own)[side]
+        x = x.unflatten(1, shape)
+        for blocks, its_gathered in zip(self.blocks, gathered, strict=True):
+            counts = [rows.count * columns.count for rows, columns in (block[side] for block in blocks)]
+            for block, of_tiles in zip(blocks, its_gathered.split(counts), strict=True):
+                rows, columns = block[side]
+                area = x[:, rows.all, columns.all].unfold(1, rows.size, rows.step).unfold(2, columns.size, columns.step)
+                size = rows.size, columns.size, shape.channels
+                of_tiles = of_tiles.unflatten(0, (rows.count, columns.count)).unflatten(-1, size)
+                yield area.permute(1, 2, 0, 4, 5, 3), of_tiles
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def around(

@@ -1,9 +1,11 @@
 """What can be drawn of a trained net, for each method's kind of net."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -48,16 +50,13 @@ def pictures_of(net: Net, test: Examples, scores: dict[str, Tensor], training: A
 
 
 def topographic_fields(connections: Connections) -> Tensor:
-    """The weights of each unit within its own square ([own.size, field^2 * seen.channels]), tile by tile."""
-    side, field = connections.tile, connections.field
-    windows = connections.weight.detach().unflatten(2, (connections.window, connections.window, -1))
-    of_places = windows.unflatten(1, (side, side, -1))  # [tiles, side, side, channels, window, window, seen.channels]
-    squares = [
-        of_places[:, row, column, :, row : row + field, column : column + field]
-        for row in range(side)
-        for column in range(side)
-    ]
-    return torch.cat(squares).flatten(0, 1).flatten(1)
+    """The weights of each unit within its own square ([own.size, field^2 * seen.channels])."""
+    beyond, field = connections.padding, connections.field
+    whole = connections.full_matrix(connections.weight.detach()).unflatten(1, connections.seen)
+    whole = F.pad(whole, (0, 0, *[beyond] * 4)).unflatten(0, connections.own)
+    places = product(range(connections.own.height), range(connections.own.width))
+    squares = [whole[row, column, :, row : row + field, column : column + field] for row, column in places]
+    return torch.cat(squares).flatten(1)
 
 
 @torch.no_grad()
