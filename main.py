@@ -19,7 +19,7 @@ from src.results.tables import result_table
 def main(values: DictConfig) -> None:
     settings = HydraConfig.get()
     # Around a single run too, as Hydra adds a line of its own to an error that leaves this function.
-    with job() if settings.mode == RunMode.MULTIRUN else one_line_errors():
+    with job(values) if settings.mode == RunMode.MULTIRUN else one_line_errors():
         os.chdir(settings.runtime.cwd)  # hydra.job.chdir=true or not, paths are as they were typed
         folder = Path(values.resume or settings.runtime.output_dir).expanduser()
         config, resume = load_job(values, settings.overrides.task, folder)
@@ -29,5 +29,8 @@ def main(values: DictConfig) -> None:
 if __name__ == "__main__":
     with one_line_errors():
         os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra would print its errors at length and not hand them on
+        # Jobs that start elsewhere import this checkout, and not what lies in the folder that they are in.
+        path = [str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH")]
+        os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, path)), "PYTHONSAFEPATH": "1"}
         register_schemas()
         main()

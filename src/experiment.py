@@ -52,9 +52,9 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         if not resume and (out_dir / "config.yaml").exists():
             other = f"choose another hydra.run.dir, or go on with: {resuming(out_dir)}"
             raise ConfigError(f"{out_dir} already holds a run; {other}")
-        origin = provenance()  # of the code that is about to run, not of what the checkout becomes meanwhile
         device, compiled = use(config.device), config.training.compile
-        origin |= {"hardware": describe(device), "threads": torch.get_num_threads(), "compiled": compiled}
+        machine = {"hardware": describe(device), "threads": torch.get_num_threads(), "compiled": compiled}
+        origin = provenance() | machine
         # What it stands for is saved, so that it is the same when the run is resumed, on whatever machine.
         config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
         examples, validation, test = load(config.dataset, config.data.root, device, config.data.validation_images)

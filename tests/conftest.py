@@ -74,12 +74,12 @@ def few_images(tmp_path_factory, mnist_root) -> list[str]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen]]:
-    """Starts `python -m main ARGUMENT...`, with options of `subprocess.Popen`; it does not outlive the test."""
+    """Starts main.py with ARGUMENT..., with options of `subprocess.Popen`; it does not outlive the test."""
     with ExitStack() as stack:
 
         def popen(*arguments: str, **options) -> subprocess.Popen:
-            python = [sys.executable, "-m", "main", *arguments]
-            process = subprocess.Popen(python, cwd=REPOSITORY, env=ONE_THREAD, text=True, **options)
+            python = [sys.executable, str(REPOSITORY / "main.py"), *arguments]
+            process = subprocess.Popen(python, **{"cwd": REPOSITORY, "env": ONE_THREAD, "text": True} | options)
             stack.callback(process.kill)
             return process
 

@@ -371,20 +371,33 @@ def test_a_net_that_learns_nothing_is_told_once_with_layer_and_key(tmp_path, cap
     assert len(warnings) == bool(told) and all(line.startswith(f"epoch 3: {told}") for line in warnings)
 
 
-def test_the_commit_is_marked_where_the_code_is_another(tmp_path, monkeypatch):
+def test_the_commit_is_marked_where_the_code_is_another(tmp_path, monkeypatch, caplog):
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
         return subprocess.check_output(command, text=True).strip()
+
+    def commit() -> str | None:
+        provenance.cache_clear()
+        return provenance()["commit"]
 
     inside = tmp_path / "copy"
     for folder in (tmp_path / "src", inside / "src"):
         folder.mkdir(parents=True)
     git("init")
-    git("commit", "--allow-empty", "-m", "first")
+    (tmp_path / "src" / "method.py").touch()
+    git("add", "src")
+    git("commit", "-m", "first")
+    git("config", "status.showUntrackedFiles", "no")
     monkeypatch.setattr(run_log, "REPOSITORY", tmp_path)
-    (tmp_path / "notes.txt").touch()
-    assert provenance()["commit"] == git("rev-parse", "HEAD")
+    for of_no_use in ("notes.txt", "src/.DS_Store", "src/method.py~"):
+        (tmp_path / of_no_use).touch()
+    (tmp_path / "src" / "method.py").chmod(0o755)
+    first = git("rev-parse", "HEAD")
+    assert commit() == first
     (tmp_path / "src" / "new_method.py").touch()
-    assert provenance()["commit"] == git("rev-parse", "HEAD") + "-modified"
+    assert provenance()["commit"] == first  # what this process has imported
+    monkeypatch.setenv("GIT_DIR", str(inside))  # as a hook does
+    assert commit() == first + "-modified"
     monkeypatch.setattr(run_log, "REPOSITORY", inside)  # which is no repository itself
-    assert provenance()["commit"] is None
+    assert commit() is None
+    assert "the commit is not recorded: fatal: not a git repository" in caplog.text

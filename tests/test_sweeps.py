@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import command
+from commands import ONE_THREAD, REPOSITORY, command
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
@@ -136,9 +138,9 @@ def processes_of(group: int, command: str = "") -> list[int]:
     return found
 
 
-def sweep(start: Callable[..., subprocess.Popen], *arguments: str) -> subprocess.Popen:
+def sweep(start: Callable[..., subprocess.Popen], *arguments: str, **options) -> subprocess.Popen:
     output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    return start("-m", *LONG, *arguments, **output, start_new_session=True)
+    return start("-m", *LONG, *arguments, **output, **options, start_new_session=True)
 
 
 @pytest.mark.parametrize(("sent", "status"), [("Ctrl-C", 1), ("SIGTERM to the command alone", -signal.SIGTERM)])
@@ -165,10 +167,12 @@ def test_an_interrupted_joblib_sweep_saves_every_job(start, sent, status, tmp_pa
 def test_a_job_of_a_cluster_is_saved_and_goes_on_where_it_is_requeued(start, sent, status, tmp_path, few_images):
     """SIGTERM comes with pre-emption; SIGUSR2, which is submitit's, before the time limit, and nothing more is saved.
 
-    The cluster is submitit's own stand-in.
+    The cluster is submitit's own stand-in. The command is given in a folder that has a `src` of its own.
     """
     folder, cluster = tmp_path / "0_matlab_seed0", ["hydra/launcher=submitit_local", f"hydra.sweep.dir={tmp_path}"]
-    process = sweep(start, *cluster, "training.epochs=100", "training.checkpoint_every=1e-9", *few_images)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "__init__.py").write_text("raise ImportError('this is another checkout')")
+    process = sweep(start, *cluster, "training.epochs=100", "training.checkpoint_every=1e-9", *few_images, cwd=tmp_path)
     until(lambda: training(folder))
     (job_itself,) = processes_of(process.pid, "submitit.core._submit")
     os.kill(job_itself, sent)
@@ -197,3 +201,19 @@ def test_what_slurm_refuses_is_one_line(tmp_path):
     for line in ("--partition=gpu", "--array=0-1%2", "--cpus-per-task=1", "--gpus-per-node=1", "--signal=USR2@120"):
         assert f"#SBATCH {line}\n" in script
     assert "\nexport OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK " in script
+
+
+def test_a_sweep_says_that_its_defaults_were_changed_meanwhile(tmp_path, few_images):
+    for part in ("src", "configs"):
+        shutil.copytree(REPOSITORY / part, tmp_path / part)
+    main = shutil.copy(REPOSITORY / "main.py", tmp_path)
+    values = [*LONG, *few_images, "training.epochs=30", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with subprocess.Popen([sys.executable, main, "-m", "seed=0,1", *values], env=ONE_THREAD, **output) as process:
+        until(lambda: training(tmp_path / "sweep" / "0_matlab_seed0"))
+        defaults = tmp_path / "configs" / "config.yaml"
+        defaults.write_text(defaults.read_text().replace("momentum: 0.9", "momentum: 0.8"))
+        output, _ = process.communicate(timeout=100)
+    assert process.returncode == 1 and "Traceback" not in output, output
+    assert output.splitlines()[-1] == "error: a file of configs/ was changed since the sweep was started; start it again"
+    assert [path.parent.name for path in tmp_path.glob("sweep/*/result.json")] == ["0_matlab_seed0"]

@@ -1,6 +1,7 @@
 """Runs as Hydra starts them, one or several (`python -m main -m`): checked, each in its folder, ended one by one."""
 
 import glob
+import hashlib
 import itertools
 import logging
 import os
@@ -26,6 +27,7 @@ from src.config.values import Config, ConfigError
 from src.training.signals import SIGNALS
 
 log = logging.getLogger(__name__)
+DIGESTS = "FORWARD_FORWARD_JOBS"  # variable of the environment: of all jobs when the sweep was started
 stopped = False  # this process was told to stop: jobs that wait for it do not start then
 
 
@@ -73,6 +75,11 @@ def load_job(values: DictConfig, overrides: Sequence[str], folder: Path | None =
     return saved or config, saved is not None
 
 
+def digest(values: DictConfig) -> str:
+    """Of what a job of a sweep is composed of."""
+    return hashlib.sha1(OmegaConf.to_yaml(values).encode()).hexdigest()[:8]
+
+
 class BeforeRuns(Callback):
     """Hydra calls this once: before it makes the folder of a run, and before it launches the jobs of a sweep.
 
@@ -85,9 +92,13 @@ class BeforeRuns(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
         hydra, typed = config.hydra, OmegaConf.to_container(config.hydra.overrides)  # as they stand: each job's ${...}
+        digests = set()
         with one_line_errors():
             for overrides in jobs(typed["task"]) if hydra.runtime.choices["hydra/sweeper"] == "basic" else ():
-                load_job(composed(*typed["hydra"], *overrides), overrides)
+                values = composed(*typed["hydra"], *overrides)
+                load_job(values, overrides)
+                digests.add(digest(values))
+        os.environ[DIGESTS] = " ".join(digests)
         if hydra.runtime.choices["hydra/launcher"] == "joblib":
             # Ctrl-C reaches every process. This one would kill its workers while they save their runs, and so would
             # the loss of a worker that has nothing to do. Workers inherit this; `job` has them listen while they work.
@@ -119,7 +130,7 @@ def end_with_parent() -> None:
 
 
 @contextmanager
-def job() -> Iterator[None]:
+def job(values: DictConfig) -> Iterator[None]:
     """Around one run of a sweep: what ends it is left to Hydra, which goes on with the others and then fails.
 
     Ctrl-C and SIGTERM end a sweep. Where its jobs run in processes of their own, each then fails like any other, as the
@@ -134,6 +145,8 @@ def job() -> Iterator[None]:
     if own_process:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        if (digests := os.environ.get(DIGESTS)) and digest(values) not in digests:
+            raise ConfigError("a file of configs/ was changed since the sweep was started; start it again")
         yield
     except Exception as error:
         log.error(f"error: {explain(error) or error}", exc_info=explain(error) is None)

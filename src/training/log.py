@@ -3,11 +3,13 @@
 import json
 import logging
 import math
+import os
 import platform
 import subprocess
 import time
 from collections.abc import Container, Sequence
 from datetime import timedelta
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
+@cache  # what this process runs, whatever becomes of the checkout meanwhile
 def provenance() -> dict[str, Any]:
     """Versions and commit that a result was made with; the commit is marked where the code differs from it."""
     names = ("torch", "numpy", "hydra-core", "omegaconf")
@@ -142,13 +145,20 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
+    """None, and a line that says why, where there is none."""
+
     def git(*arguments: str) -> str:
-        # Of this folder alone: a copy that lies within another repository has none.
-        command = ["git", "-C", str(REPOSITORY), f"--git-dir={REPOSITORY / '.git'}", *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        # Of this folder alone: a copy that lies within another repository has none, and what a hook is about is another.
+        command = ["git", "-C", str(REPOSITORY), f"--git-dir={REPOSITORY / '.git'}", "-c", "core.fileMode=false"]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        options = {"check": True, "capture_output": True, "text": True, "env": environment}
+        return subprocess.run([*command, *arguments], **options).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", "main.py", "src", "configs")  # new files, too
+        code = ("main.py", ":(glob)src/**/*.py", ":(glob)configs/**/*.yaml")  # new files, too
+        changed = git("status", "--porcelain", "--untracked-files=all", "--", *code)
         return git("rev-parse", "HEAD") + ("-modified" if changed else "")
-    except (OSError, subprocess.CalledProcessError):  # no git, or not a checkout
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, "stderr", None) or str(error)).partition("\n")[0]
+        log.warning(f"the commit is not recorded: {reason}")
         return None
