@@ -1,6 +1,5 @@
-"""What the tests share: the real data, a trained net, and a torchvision that can be imported."""
+"""What the tests share: the real data and a trained net."""
 
-import importlib
 import os
 import signal
 import subprocess
@@ -84,23 +83,3 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
             return process
 
         yield popen
-
-
-def import_torchvision() -> None:
-    """Import torchvision even where its compiled operators do not load (a CUDA build beside CPU torch).
-
-    Its Python code registers fake kernels for operators that then do not exist; declaring their schemas is
-    all it takes, and MNIST uses none of them. To be called in a process of its own, which it leaves changed.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if "torchvision::nms does not exist" not in str(error):
-            raise
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        global _schemas  # they vanish with this object
-        _schemas = torch.library.Library("torchvision", "DEF")
-        _schemas.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _schemas.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        importlib.import_module("torchvision")

@@ -108,11 +108,6 @@ SECOND = dict(grid=3, side=4, below=3, field=2, stride=1)
 THIRD = dict(grid=2, side=3, below=3, field=2, stride=1)
 
 
-def test_the_tests_know_who_sees_a_pixel():
-    """The second and third rows of squares see row 13, the first two columns of them column 7."""
-    assert [location for location in range(16) if 13 * 28 + 7 in seen_by(location, **FIRST)] == [4, 5, 8, 9]
-
-
 def reference(x, weight, bias, mean_activity, shape):
     """A layer's local loss and its gradients in float64, case by case and grid point by grid point: losses of the pairs
     ([B]), goodness ([2B]), activities ([2B, d_l]), gradients of weight and bias, and the new running mean.

@@ -180,16 +180,6 @@ def test_the_derivatives_of_a_loss_are_those_of_what_it_returns(loss, temperatur
         torch.testing.assert_close(ours, theirs)
 
 
-@every_goodness
-def test_goodness_and_its_slope(goodness):
-    h = torch.randn(9, 7, generator=torch.Generator().manual_seed(0)).relu().requires_grad_()
-    value = GOODNESSES[goodness](h)
-    assert value.shape == (9,) and (value != 0).all()
-    (slope,) = torch.autograd.grad(value.sum(), h)
-    with torch.no_grad():
-        torch.testing.assert_close(new_case("dense", goodness=goodness).layer.slope(h), slope)
-
-
 def test_the_two_kinds_of_goodness_and_where_a_slope_is_written_out():
     h = torch.tensor([[3.0, 0, 4]])
     assert [goodness.sum_of_squares(h).item(), goodness.sum_of_activities(h).item()] == pytest.approx([25, 7])
@@ -229,21 +219,6 @@ def test_no_step_needs_a_graph(monkeypatch, way):
     net = new_net(way)
     figures = update(way, net, optimizer_for(net), 0)
     assert not any(value.requires_grad for value in figures.values())
-
-
-@pytest.mark.parametrize("way", ["supervised", "unsupervised", "local receptive fields"])
-def test_a_layer_learns_the_same_whatever_is_above_it(way):
-    nets = [new_net(way) for _ in range(2)]
-    for name, parameter in nets[1].named_parameters():
-        if name.startswith(("readout", "layers.1.below")):
-            parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
-    for net in nets:
-        optimizer = optimizer_for(net)
-        for seed in range(3):
-            update(way, net, optimizer, seed)
-    for ours, theirs in zip(*(net.layers[0].state_dict().values() for net in nets), strict=True):
-        assert torch.equal(ours, theirs)
-    assert not torch.equal(nets[0].layers[1].bias, nets[1].layers[1].bias)
 
 
 @pytest.mark.parametrize("way", WAYS)

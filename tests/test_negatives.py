@@ -87,21 +87,6 @@ def test_masks_are_blurred_bits_above_one_half_for_all_channels_of_a_pixel(shape
     assert np.array_equal(masks.view(5, *shape).numpy(), expected.repeat(shape.channels, axis=3))
 
 
-def test_masks_are_large_regions_of_either_kind():
-    generator = torch.Generator().manual_seed(0)
-    masks = random_masks(400, MNIST_MAP, 6, generator).view(-1, 28, 28)
-    assert masks.float().mean().item() == pytest.approx(0.5, abs=0.02)
-
-    def agreement(distance: int) -> float:
-        along, across = masks[:, distance:] == masks[:, :-distance], masks[:, :, distance:] == masks[:, :, :-distance]
-        return ((along.float().mean() + across.float().mean()) / 2).item()
-
-    # Of a Gaussian with variance 6 / 2: 1/2 + arcsin(exp(-distance^2 / (4 * 3))) / pi.
-    assert agreement(1) == pytest.approx(0.87, abs=0.02)
-    assert agreement(12) == pytest.approx(0.5, abs=0.02)
-    assert not torch.equal(random_masks(400, MNIST_MAP, 6, generator), masks.flatten(1))  # drawn anew
-
-
 @settings(max_examples=60, deadline=None)
 @given(count=st.integers(2, 9), seed=st.integers(0, 2**32))
 def test_each_pixel_of_a_hybrid_is_of_the_image_or_of_one_other(count, seed):

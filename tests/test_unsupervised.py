@@ -95,25 +95,6 @@ def test_both_updates_are_those_of_numpy(decay_in_momentum, temperature, peer_no
         assert_close(by_rule[rule], reference_others.read(readout, activities, TINY)[1])
 
 
-def test_labels_do_not_matter_to_the_layers():
-    nets = [net_of(), net_of()]
-    for shift, net in enumerate(nets):
-        optimizer = optimizer_for(net)
-        for seed in range(5):
-            images, labels, _ = tensors(seed)
-            step(net, optimizer, images, negatives_for(seed), (labels + shift) % 10)
-    assert same(*(layers_of(net) for net in nets))
-    for ours, theirs in zip(*(readout_weights(net).values() for net in nets), strict=True):
-        assert not torch.equal(ours, theirs)
-
-
-def test_start_values():
-    net = net_of()
-    assert same(layers_of(net), layers_of(small_net()))  # as the supervised net's
-    assert not any(weight.any() for weight in readout_weights(net).values())
-    assert [weight.shape[1] for weight in readout_weights(net).values()] == [9 + 13, 17 + 9 + 13, 17, 9, 13]
-
-
 SETTINGS = ["training.batch_size=10", "training.epochs=3", "training.readout_epochs=2"]
 
 
