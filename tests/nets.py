@@ -173,7 +173,7 @@ def as_state(net: nn.Module) -> reference.State:
 def assert_close(ours: torch.Tensor, theirs: np.ndarray, relative: float = 1e-5) -> None:
     """Within `relative` of the largest entry, so that entries that cancel to nearly zero are not asked for more."""
     theirs = np.asarray(theirs)
-    assert ours.shape == theirs.shape
+    assert ours.shape == theirs.shape and np.isfinite(theirs).all()
     assert np.abs(ours.detach().double().numpy() - theirs).max() <= relative * np.abs(theirs).max()
 
 
