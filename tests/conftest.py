@@ -44,18 +44,10 @@ def learned(tmp_path_factory, mnist_root) -> tuple[Path, str]:
     """The folder and the output of a run that is long enough to learn something."""
     folder = tmp_path_factory.mktemp("learned") / "run"
     done = command(
-        f"data.root={mnist_root}",
-        f"hydra.run.dir={folder}",
-        "model.hidden_dims=[100,100,100]",
-        "training.epochs=4",
-        "evaluation.every=2",
-        "data.validation_images=50000",
-        "training.batch_size=20",
-        "device=cpu",
-        "precision=fp32",
-        "seed=3",
-        "logging.tensorboard=true",
-    )
+        f"data.root={mnist_root}", f"hydra.run.dir={folder}", "model.hidden_dims=[100,100,100]", "training.epochs=4",
+        "evaluation.every=2", "data.validation_images=50000", "training.batch_size=20", "device=cpu", "precision=fp32",
+        "seed=3", "logging.tensorboard=true",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 

@@ -143,23 +143,27 @@ def lit(picture: Array, rng: np.random.Generator) -> Array:
     return picture * light[:, :, None].astype(np.float32)
 
 
-def held(picture: Array, rng: np.random.Generator, degrees: float, background: Array | None = None) -> Array:
-    """Photographed from not quite above: turned and in perspective, on `background`, or up to the sheet's edges."""
-    height, width = picture.shape[:2]
-    target = (height, width) if background is None else background.shape[:2]
+def held(picture: Array, rng: np.random.Generator, degrees: float, desk: float = 0.0) -> Array:
+    """Photographed from not quite above: turned and in perspective, on a desk up to `desk` times as large, or up to the
+    sheet's edges.
+    """
+    height, width = target = picture.shape[:2]
+    if desk:
+        target = tuple(round(length * rng.uniform(1.25, desk)) for length in target)
+        background = wood(target, rng)
     centre = np.float32([target[1] / 2, target[0] / 2])
     corners = np.float32([(0, 0), (width, 0), (width, height), (0, height)])
     turn = np.deg2rad(rng.uniform(-degrees, degrees))
     rotation = np.float32([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    seen = (corners - [width / 2, height / 2]) @ rotation.T * (1.12 if background is None else 1) + centre
+    seen = (corners - [width / 2, height / 2]) @ rotation.T * (1 if desk else 1.12) + centre
     seen += rng.uniform(-0.012, 0.012, (4, 2)) * [width, height]
-    if background is not None:
+    if desk:
         room = (np.float32(target[::-1]) - [width, height]) / 2
         seen += rng.uniform(-0.8, 0.8, 2) * room
     matrix = cv2.getPerspectiveTransform(corners, np.float32(seen))
-    border = {"borderMode": cv2.BORDER_REPLICATE} if background is None else {"borderValue": 0}
+    border = {"borderValue": 0} if desk else {"borderMode": cv2.BORDER_REPLICATE}
     warped = cv2.warpPerspective(picture, matrix, target[::-1], flags=cv2.INTER_LINEAR, **border)
-    if background is None:
+    if not desk:
         return warped
     covered = cv2.warpPerspective(np.ones((height, width), np.float32), matrix, target[::-1])
     shadow = 1 - 0.4 * cv2.GaussianBlur(np.roll(covered, (4, 4), (0, 1)), (0, 0), 4)
@@ -187,19 +191,13 @@ def on_sheet(ink: Array, rng: np.random.Generator, ruling: str = "") -> Array:
     return written(sheet, placed(ink, SHAPE, rng), rng)
 
 
-def on_desk(sheet: Array, rng: np.random.Generator, degrees: float, most: float) -> Array:
-    """On a desk up to `most` times as large."""
-    room = tuple(round(length * rng.uniform(1.25, most)) for length in sheet.shape[:2])
-    return held(sheet, rng, degrees, wood(room, rng))
-
-
 def on_paper(digit: Array, rng: np.random.Generator, ruling: str = "", where: str = "") -> Image.Image:
     """Printed, on a sheet that lies on a desk, in uneven light, or fills the picture."""
     sheet = on_sheet(printed(digit, int(rng.integers(140, 300))), rng, ruling)
     if ruling:
         sheet = held(sheet, rng, 4)
     if where:
-        sheet = lit(sheet, rng) if where == "shaded" else on_desk(sheet, rng, 12, 1.8)
+        sheet = lit(sheet, rng) if where == "shaded" else held(sheet, rng, 12, desk=1.8)
     return photographed(sheet, rng)
 
 
@@ -223,7 +221,7 @@ def pen_on_paper(digit: Array, rng: np.random.Generator) -> Image.Image:
     tall = int(rng.integers(140, 300))
     ink = drawn(digit, tall, max(2.5, tall * rng.uniform(0.02, 0.12)))
     sheet = on_sheet(ink, rng, str(rng.choice(["", "ruled", "squared"])))
-    return photographed(lit(on_desk(sheet, rng, 8, 1.6), rng), rng)
+    return photographed(lit(held(sheet, rng, 8, desk=1.6), rng), rng)
 
 
 KINDS = {
@@ -249,7 +247,7 @@ def blank(rng: np.random.Generator) -> Image.Image:
 
 def scribble(rng: np.random.Generator) -> Image.Image:
     """A pen led across the whole sheet."""
-    canvas = np.full((480, 640, 3), 255, np.uint8)
+    canvas = np.full((*SHAPE, 3), 255, np.uint8)
     points = (rng.uniform(0.03, 0.97, (int(rng.integers(25, 60)), 2)) * [640, 480]).astype(np.int32)
     cv2.polylines(canvas, [points], False, BLACK, int(rng.integers(3, 14)), cv2.LINE_AA)
     return Image.fromarray(canvas)

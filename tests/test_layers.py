@@ -1,13 +1,9 @@
-"""Layers and what they are made of: normalisation, connections, start values, state, smoothed gradients."""
-
-from types import SimpleNamespace
-from unittest.mock import Mock
+"""Layers and what they are made of: normalisation, start values, smoothed gradients."""
 
 import pytest
 import torch
 from nets import on_cuda, small_net
 
-from src.layers import connections
 from src.layers.connections import FEW_SAMPLES, rows_that_matter, select, smooth_outer
 from src.layers.layer import length_normalise
 
@@ -47,19 +43,6 @@ def test_outer_products_are_smoothed(device, shape, samples, dtype):
     error = (g - 0.9 - 0.1 * exact).norm() / (0.1 * exact).norm()
     rounded = dtype == torch.bfloat16 and (samples > FEW_SAMPLES or device == "cuda")
     assert 1e-4 < error < 0.01 if rounded else error < 1e-6
-
-
-def test_the_compiler_does_not_see_what_it_cannot_multiply(monkeypatch):
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    for is_cuda, dims, dtype, apart in [
-        (True, 2, torch.bfloat16, True), (True, 2, torch.float32, False), (False, 2, torch.bfloat16, False),
-        (False, 3, torch.float32, True),
-    ]:  # fmt: skip
-        monkeypatch.setattr(connections, "_smooth_outer", called := Mock())
-        monkeypatch.setattr(connections, "_smooth_outer_op", called_apart := Mock())
-        g = SimpleNamespace(is_cuda=is_cuda, dim=lambda dims=dims: dims, dtype=torch.float32)
-        smooth_outer(g, None, None, 0.9, dtype)
-        assert (called.called, called_apart.called) == (not apart, apart)
 
 
 def test_samples_whose_derivative_vanishes_are_left_out_on_a_cpu():

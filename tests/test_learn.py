@@ -143,25 +143,6 @@ def test_so_does_one_with_bf16_products_roughly(kind, goodness, loss):
     assert max(rounded) > 1e-5
 
 
-@every_kind
-@every_goodness
-@every_loss
-@pytest.mark.parametrize("peer_normalisation", [0.0, 0.5])
-def test_dead_units_are_revived_by_peer_normalisation_alone(kind, goodness, loss, peer_normalisation):
-    case = new_case(kind, goodness=goodness, loss=loss, peer_normalisation=peer_normalisation)
-    case.layer.bias.data[3] = -100.0
-    if kind.startswith("recurrent"):
-        for gate in case.how["gates"]:
-            gate[:, 3] = False
-    else:
-        case.activity = [case.layer(case.how["below"][0]).detach()]
-    _, added = learn(case, 0.3)
-    m = case.layer.mean_activity
-    of_bias = dict(zip(dict(case.layer.named_parameters()), added, strict=True))["bias"]
-    assert of_bias[3].item() == pytest.approx(-0.3 * peer_normalisation * (m.mean() - m[3]).item(), rel=1e-4)
-    assert peer_normalisation or not any(of_parameter.reshape(len(m), -1)[3].any() for of_parameter in added)
-
-
 @every_loss
 @pytest.mark.parametrize("temperature", [1.0, 7.0])
 def test_the_derivatives_of_a_loss_are_those_of_what_it_returns(loss, temperature):

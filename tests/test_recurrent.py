@@ -16,16 +16,11 @@ from src.methods import recurrent
 from src.methods.recurrent import step
 from src.training.optimiser import gain, set_gain
 
-DAMPING, ITERATIONS = 0.3, 8
+DAMPING = 0.3
 small_net = partial(
-    nets.small_net,
-    method=recurrent,
-    weight_gain=0.7,
-    damping=DAMPING,
-    iterations=ITERATIONS,
-    first_learning_iteration=1,
+    nets.small_net, method=recurrent, weight_gain=0.7, damping=DAMPING, iterations=8, first_learning_iteration=1,
     deciding_iterations=[3, 5],
-)
+)  # fmt: skip
 
 
 COLOUR = Map(4, 6, 3)

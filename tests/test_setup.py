@@ -6,9 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import namedtuple
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import yaml
@@ -99,16 +99,8 @@ exit "${STATUS:-0}"
 """
 
 
-class Call(NamedTuple):
-    """How a stand-in was called, and with which of the environment's variables."""
-
-    tool: str
-    arguments: str
-    directory: str
-    index: str
-    constraints_file: str
-    constraints: str
-    always_yes: str
+# How a stand-in was called, and with which of the environment's variables.
+Call = namedtuple("Call", "tool arguments directory index constraints_file constraints always_yes")
 
 
 class Setup:
@@ -136,11 +128,8 @@ class Setup:
         finished = subprocess.run(
             [BASH, str(self.project / "setup_conda_env.sh"), *arguments],
             env={"PATH": str(self.path), "STATE": str(self.folder), **environment},
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+            cwd=self.folder, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
         assert finished.returncode == status, finished.stderr
         return finished
 
