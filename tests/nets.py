@@ -65,16 +65,11 @@ def optimizer_for(net: nn.Module, **options) -> SGD:
     return make_optimizer(net, SimpleNamespace(**RATES | options))
 
 
-def batch(seed: int, size: int = BATCH, dim: int = INPUT_DIM) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images ([B, dim], in [0, 1]), labels and wrong labels (each [B])."""
+def tensors(seed: int, size: int = BATCH, dim: int = INPUT_DIM) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A batch: images ([B, dim], in [0, 1]), labels and wrong labels (each [B])."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 10, size)
-    return rng.random((size, dim)), labels, (labels + rng.integers(1, 10, size)) % 10
-
-
-def tensors(seed: int, size: int = BATCH, dim: int = INPUT_DIM) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The same for the nets, images in fp32."""
-    images, labels, wrong = batch(seed, size, dim)
+    images, wrong = rng.random((size, dim)), (labels + rng.integers(1, 10, size)) % 10
     return torch.tensor(images).float(), torch.tensor(labels), torch.tensor(wrong)
 
 

@@ -55,7 +55,6 @@ def epochs_of(folder: Path) -> list[int]:
         ("name=../x", "name=../x: names a folder"),
         ("resume=typo", "typo: there is no run (no config.yaml)"),
         ("resume=", ".: there is no run"),
-        ("device=gpu", "device=gpu: must be auto, cpu, cuda, cuda:1 or mps"),
     ],
 )
 def test_what_is_no_good_makes_no_folder(monkeypatch, tmp_path, hydra, override, expected):

@@ -25,11 +25,6 @@ def negatives_for(seed: int, size: int = BATCH) -> torch.Tensor:
     return tensors(seed + 1000, size)[0]
 
 
-def readout_weights(net: Net) -> dict[str, torch.nn.Parameter]:
-    """By rule."""
-    return {rule: readout.weight for rule, readout in net.readouts.items()}
-
-
 def layers_of(net: Net) -> dict[str, torch.Tensor]:
     """A copy of weights, biases and running means."""
     return {name: value.clone() for name, value in net.layers.state_dict().items()}
@@ -55,9 +50,9 @@ def test_both_updates_are_those_of_numpy(decay_in_momentum, temperature, peer_no
         for name, expected in losses.items():
             assert_close(figures[name], expected)
         assert_layers_are(net, state)
-        for rule, weight in readout_weights(net).items():
-            assert_close(weight, readouts[rule].weight)
-            assert_close(-weight.grad, readouts[rule].smooth)
+        for rule, readout in net.readouts.items():
+            assert_close(readout.weight, readouts[rule].weight)
+            assert_close(-readout.weight.grad, readouts[rule].smooth)
 
     for number in range(4):
         size = BATCH - number  # the last batch of an epoch is smaller
