@@ -50,6 +50,7 @@ def new_case(kind: str, dtype: torch.dtype = torch.float32, **options) -> Simple
     above = connections(Map(1, 1, 5), own, 5**-0.5) if recurrent else None
     layer = FFLayer(below, above, **LAYER | dict(peer_normalisation=0.5, peer_momentum=0.7) | options)
     layer.bias.data.normal_(0, 0.3, generator=generator)
+    layer.bias.data[3] = -100.0  # a unit that never fires: peer normalisation alone revives it
     layer.mean_activity.uniform_(0, 2, generator=generator)
     for parameter in layer.parameters():
         parameter.grad = 0.01 * torch.randn(parameter.shape, generator=generator)
