@@ -115,7 +115,7 @@ class FFLayer(ReLULayer):
             h: activities of B positives and, below them, B negatives, at each iteration ([2B, d_l]); of a net that is
                 not recurrent, there is one. The loss is the mean over the iterations.
             below, above: n of the layer below and, if there are connections from it, of the layer above, at each
-                iteration ([2B, d_{l-1}], [2B, d_{l+1}]); or one for all, if it is held. Of the image, B rows are enough.
+                iteration ([2B, d_{l-1}], [2B, d_{l+1}]); or one for all, if held. Of the image, B rows are enough.
             gates: 1[z > 0] ([2B, d_l]), where that is not 1[h > 0]; dh_dz: the slope of h where it is 1.
             of: whether it learns of the positives and of the negatives (each 1 or 0, [2]), if not of both (section 5).
 
