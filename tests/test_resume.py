@@ -139,7 +139,7 @@ def test_what_a_terminal_stops_says_how_to_go_on_and_so_it_does(start, tmp_path,
     assert [record["epoch"] for record in read_json(metrics)] == list(range(1, 101))
 
 
-def killed(config: Config, folder: Path, after: float | None = None) -> int:
+def killed(config: Config, folder: Path, after: float = 60) -> int:
     """The exit status of a run in a process of its own, which is killed if it has not ended after so many seconds."""
     process = multiprocessing.get_context("fork").Process(target=run, args=(config, folder))
     process.start()
