@@ -15,9 +15,5 @@ def command(*arguments: str, module: str = "main", code: str = "", **variables: 
     """`python -m MODULE ARGUMENT...` or `python -c CODE ARGUMENT...`, waited for, with variables of its environment."""
     return subprocess.run(
         [sys.executable, *(["-c", code] if code else ["-m", module]), *arguments],
-        cwd=REPOSITORY,
-        env=ONE_THREAD | variables,
-        capture_output=True,
-        text=True,
-        timeout=170,
-    )
+        cwd=REPOSITORY, env=ONE_THREAD | variables, capture_output=True, text=True, timeout=170,
+    )  # fmt: skip

@@ -1,6 +1,5 @@
-"""What the tests share: the real data, a trained net, and a torchvision that can be imported."""
+"""What the tests share: the real data and a trained net."""
 
-import importlib
 import os
 import signal
 import subprocess
@@ -20,7 +19,7 @@ from src.datasets.table import load
 torch.set_num_threads(1)
 # Ctrl-C is tested, and ignored in the background of a shell script, from which pytest may have been started.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-LONGEST = ("test_gpu_script", "test_depth", "test_sweeps", "test_extending")
+LONGEST = ("test_gpu_script", "test_sweeps", "test_extending")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
@@ -45,18 +44,10 @@ def learned(tmp_path_factory, mnist_root) -> tuple[Path, str]:
     """The folder and the output of a run that is long enough to learn something."""
     folder = tmp_path_factory.mktemp("learned") / "run"
     done = command(
-        f"data.root={mnist_root}",
-        f"hydra.run.dir={folder}",
-        "model.hidden_dims=[100,100,100]",
-        "training.epochs=4",
-        "evaluation.every=2",
-        "data.validation_images=50000",
-        "training.batch_size=20",
-        "device=cpu",
-        "precision=fp32",
-        "seed=3",
-        "logging.tensorboard=true",
-    )
+        f"data.root={mnist_root}", f"hydra.run.dir={folder}", "model.hidden_dims=[100,100,100]", "training.epochs=4",
+        "evaluation.every=2", "data.validation_images=50000", "training.batch_size=20", "device=cpu", "precision=fp32",
+        "seed=3", "logging.tensorboard=true",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -84,23 +75,3 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
             return process
 
         yield popen
-
-
-def import_torchvision() -> None:
-    """Import torchvision even where its compiled operators do not load (a CUDA build beside CPU torch).
-
-    Its Python code registers fake kernels for operators that then do not exist; declaring their schemas is
-    all it takes, and MNIST uses none of them. To be called in a process of its own, which it leaves changed.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if "torchvision::nms does not exist" not in str(error):
-            raise
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        global _schemas  # they vanish with this object
-        _schemas = torch.library.Library("torchvision", "DEF")
-        _schemas.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _schemas.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        importlib.import_module("torchvision")

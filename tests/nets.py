@@ -65,16 +65,11 @@ def optimizer_for(net: nn.Module, **options) -> SGD:
     return make_optimizer(net, SimpleNamespace(**RATES | options))
 
 
-def batch(seed: int, size: int = BATCH, dim: int = INPUT_DIM) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images ([B, dim], in [0, 1]), labels and wrong labels (each [B])."""
+def tensors(seed: int, size: int = BATCH, dim: int = INPUT_DIM) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A batch: images ([B, dim], in [0, 1]), labels and wrong labels (each [B])."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 10, size)
-    return rng.random((size, dim)), labels, (labels + rng.integers(1, 10, size)) % 10
-
-
-def tensors(seed: int, size: int = BATCH, dim: int = INPUT_DIM) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The same for the nets, images in fp32."""
-    images, labels, wrong = batch(seed, size, dim)
+    images, wrong = rng.random((size, dim)), (labels + rng.integers(1, 10, size)) % 10
     return torch.tensor(images).float(), torch.tensor(labels), torch.tensor(wrong)
 
 
@@ -160,7 +155,7 @@ def as_state(net: nn.Module) -> reference.State:
 def assert_close(ours: torch.Tensor, theirs: np.ndarray, relative: float = 1e-5) -> None:
     """Within `relative` of the largest entry, so that entries that cancel to nearly zero are not asked for more."""
     theirs = np.asarray(theirs)
-    assert ours.shape == theirs.shape
+    assert ours.shape == theirs.shape and np.isfinite(theirs).all()
     assert np.abs(ours.detach().double().numpy() - theirs).max() <= relative * np.abs(theirs).max()
 
 

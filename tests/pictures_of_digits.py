@@ -8,7 +8,7 @@ numbers come from its kind and its digit's number, so that it is the same each t
 import argparse
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from src.training.validation import scores_for
 Array = np.ndarray  # pictures are float32 [H, W, 3] of 0..255; ink is float32 [H, W] of 0..1
 BLUE, BLACK, PENCIL = (40, 50, 150), (25, 25, 30), (85, 85, 90)
 SHAPE = (480, 640)  # of most sheets
+NEXT = ((0, 0), (0, 1), (1, -1), (1, 0), (1, 1))  # a point and its neighbours: down, right
 
 
 # --- Ink --------------------------------------------------------------------------------------------------
@@ -39,11 +40,21 @@ SHAPE = (480, 640)  # of most sheets
 
 def printed(digit: Array, height: int) -> Array:
     """An MNIST digit (uint8 [28, 28]) without its margin, enlarged, its longer side `height` pixels."""
-    (top, left), (bottom, right) = (edge(np.argwhere(digit), axis=0) for edge in (np.min, np.max))
+    points = np.argwhere(digit)
+    (top, left), (bottom, right) = points.min(axis=0), points.max(axis=0)
     small = np.pad(digit[top : bottom + 1, left : right + 1], 1)
     scale = height / (max(small.shape) - 2)
     size = round(small.shape[1] * scale), round(small.shape[0] * scale)
     return cv2.resize(small.astype(np.float32) / 255, size, interpolation=cv2.INTER_CUBIC).clip(0, 1)
+
+
+def strokes(shape: Sequence[int], ends: Iterable, thickness: float) -> Array:
+    """Straight lines, each from a point (x, y) to another."""
+    ink = np.zeros(shape, np.uint8)
+    for line in ends:
+        points = [[round(at * 16) for at in point] for point in line]
+        cv2.line(ink, *points, 255, max(1, round(thickness)), cv2.LINE_AA, shift=4)
+    return ink.astype(np.float32) / 255
 
 
 def drawn(digit: Array, height: int, pen: float) -> Array:
@@ -52,14 +63,11 @@ def drawn(digit: Array, height: int, pen: float) -> Array:
     middle = np.argwhere(cv2.ximgproc.thinning(np.pad(large, 1)))
     middle -= middle.min(axis=0)
     scale, margin = (height - pen) / middle.max(), int(pen / 2) + 2
-    ink = np.zeros([round(length * scale) + 2 * margin for length in middle.max(axis=0).tolist()], np.uint8)
+    shape = [round(length * scale) + 2 * margin for length in middle.max(axis=0).tolist()]
     points = set(map(tuple, middle.tolist()))
-    for row, column in points:
-        for down, right in ((0, 0), (0, 1), (1, -1), (1, 0), (1, 1)):
-            if (other := (row + down, column + right)) in points:
-                ends = [[round((at * scale + margin) * 16) for at in point[::-1]] for point in ((row, column), other)]
-                cv2.line(ink, *ends, 255, max(1, round(pen)), cv2.LINE_AA, shift=4)
-    return ink.astype(np.float32) / 255
+    near = [((row, column), (row + down, column + right)) for row, column in points for down, right in NEXT]
+    ends = [[[at * scale + margin for at in point[::-1]] for point in pair] for pair in near if pair[1] in points]
+    return strokes(shape, ends, pen)
 
 
 def in_a_row(inks: Sequence[Array], gap: int) -> Array:
@@ -71,31 +79,19 @@ def in_a_row(inks: Sequence[Array], gap: int) -> Array:
 
 def placed(ink: Array, shape: tuple[int, int], rng: np.random.Generator) -> Array:
     """`ink` anywhere on a sheet of `shape`, with a little paper around it."""
+    room = [(side // 20, side - of_ink - side // 20) for side, of_ink in zip(shape, ink.shape, strict=True)]
+    top, left = (int(rng.integers(least, max(most, least + 1))) for least, most in room)
     canvas = np.zeros(shape, np.float32)
-    height, width = ink.shape
-    edges = zip(shape, ink.shape, [side // 20 for side in shape], strict=True)
-    top, left = (int(rng.integers(edge, max(side - of_ink - edge, edge + 1))) for side, of_ink, edge in edges)
-    canvas[top : top + height, left : left + width] = ink
+    canvas[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
     return canvas
 
 
 # --- Paper, light and camera ------------------------------------------------------------------------------
 
 
-def height(rng: np.random.Generator) -> int:
-    return int(rng.integers(140, 300))
-
-
-def sheet_colour(rng: np.random.Generator) -> Array:
-    return np.float32([235, 232, 225]) * rng.uniform(0.8, 1.05)
-
-
-def ink_colour(rng: np.random.Generator) -> Sequence[int]:
-    return [BLACK, BLACK, BLUE, PENCIL][rng.integers(4)]
-
-
-def paper(shape: tuple[int, int], colour: Sequence[float], rng: np.random.Generator) -> Array:
+def paper(shape: tuple[int, int], rng: np.random.Generator) -> Array:
     """A sheet with a grain."""
+    colour = np.float32([235, 232, 225]) * rng.uniform(0.8, 1.05)
     grain = rng.normal(0, 1, shape).astype(np.float32)
     grain = 2 * grain + 8 * cv2.GaussianBlur(grain, (0, 0), 2)
     return np.float32(colour) + grain[:, :, None]
@@ -110,31 +106,28 @@ def wood(shape: tuple[int, int], rng: np.random.Generator) -> Array:
     return colour + strength * grain[:, :, None] + rng.normal(0, 2, (*shape, 1)).astype(np.float32)
 
 
-def written(sheet: Array, ink: Array, colour: Sequence[float]) -> Array:
-    """`sheet` with `ink` on it."""
+def inked(sheet: Array, ink: Array, colour: Sequence[float]) -> Array:
     return sheet + ink[:, :, None] * (np.float32(colour) - sheet)
+
+
+def written(sheet: Array, ink: Array, rng: np.random.Generator) -> Array:
+    """With a pen or a pencil."""
+    return inked(sheet, ink, [BLACK, BLACK, BLUE, PENCIL][rng.integers(4)])
 
 
 def lines(sheet: Array, spacing: float, *, squared: bool, rng: np.random.Generator) -> Array:
     """`sheet` with printed lines from edge to edge, and often a red margin on ruled paper."""
     colours = [(150, 180, 220), (120, 150, 210), (170, 170, 175), (130, 130, 135), (80, 80, 90), (60, 90, 170)]
     colour, thickness = colours[rng.integers(len(colours))], max(1.0, spacing / rng.uniform(25, 50))
-    height, width = sheet.shape[:2]
-
-    def ruled_with(places: list[tuple[int, float]], colour: Sequence[float]) -> Array:
-        """`places`: 1 and a height, or 0 and a distance from the left."""
-        ink = np.zeros((height, width), np.uint8)
-        for axis, at in places:
-            ends = np.array([[0, 0], [width, height]]) * 16
-            ends[:, axis] = round(at * 16)
-            cv2.line(ink, *ends.tolist(), 255, max(1, round(thickness)), cv2.LINE_AA, shift=4)
-        return written(sheet, ink.astype(np.float32) / 255, colour)
-
-    sides = ((1, height), (0, width)) if squared else ((1, height),)
-    places = [(axis, at) for axis, side in sides for at in np.arange(rng.uniform(0, spacing), side, spacing)]
-    sheet = ruled_with(places, colour)
-    margin = not squared and rng.random() < 0.5
-    return ruled_with([(0, rng.uniform(0.02, 0.15) * width)], (220, 110, 120)) if margin else sheet
+    height, width = shape = sheet.shape[:2]
+    ends = [[(0, y), (width, y)] for y in np.arange(rng.uniform(0, spacing), height, spacing)]
+    if squared:
+        ends += [[(x, 0), (x, height)] for x in np.arange(rng.uniform(0, spacing), width, spacing)]
+    sheet = inked(sheet, strokes(shape, ends, thickness), colour)
+    if squared or rng.random() >= 0.5:
+        return sheet
+    x = rng.uniform(0.02, 0.15) * width
+    return inked(sheet, strokes(shape, [[(x, 0), (x, height)]], thickness), (220, 110, 120))
 
 
 def lit(picture: Array, rng: np.random.Generator) -> Array:
@@ -150,23 +143,27 @@ def lit(picture: Array, rng: np.random.Generator) -> Array:
     return picture * light[:, :, None].astype(np.float32)
 
 
-def held(picture: Array, rng: np.random.Generator, degrees: float, background: Array | None = None) -> Array:
-    """Photographed from not quite above: turned and in perspective, on `background`, or up to the sheet's edges."""
-    height, width = picture.shape[:2]
-    target = (height, width) if background is None else background.shape[:2]
+def held(picture: Array, rng: np.random.Generator, degrees: float, desk: float = 0.0) -> Array:
+    """Photographed from not quite above: turned and in perspective, on a desk up to `desk` times as large, or up to the
+    sheet's edges.
+    """
+    height, width = target = picture.shape[:2]
+    if desk:
+        target = tuple(round(length * rng.uniform(1.25, desk)) for length in target)
+        background = wood(target, rng)
     centre = np.float32([target[1] / 2, target[0] / 2])
     corners = np.float32([(0, 0), (width, 0), (width, height), (0, height)])
     turn = np.deg2rad(rng.uniform(-degrees, degrees))
     rotation = np.float32([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    seen = (corners - [width / 2, height / 2]) @ rotation.T * (1.12 if background is None else 1) + centre
+    seen = (corners - [width / 2, height / 2]) @ rotation.T * (1 if desk else 1.12) + centre
     seen += rng.uniform(-0.012, 0.012, (4, 2)) * [width, height]
-    if background is not None:
+    if desk:
         room = (np.float32(target[::-1]) - [width, height]) / 2
         seen += rng.uniform(-0.8, 0.8, 2) * room
     matrix = cv2.getPerspectiveTransform(corners, np.float32(seen))
-    border = {"borderMode": cv2.BORDER_REPLICATE} if background is None else {"borderValue": 0}
+    border = {"borderValue": 0} if desk else {"borderMode": cv2.BORDER_REPLICATE}
     warped = cv2.warpPerspective(picture, matrix, target[::-1], flags=cv2.INTER_LINEAR, **border)
-    if background is None:
+    if not desk:
         return warped
     covered = cv2.warpPerspective(np.ones((height, width), np.float32), matrix, target[::-1])
     shadow = 1 - 0.4 * cv2.GaussianBlur(np.roll(covered, (4, 4), (0, 1)), (0, 0), 4)
@@ -186,27 +183,21 @@ def photographed(picture: Array, rng: np.random.Generator) -> Image.Image:
 
 def on_sheet(ink: Array, rng: np.random.Generator, ruling: str = "") -> Array:
     """A sheet, blank or with lines, and the ink on it."""
-    sheet = paper(SHAPE, sheet_colour(rng), rng)
+    sheet = paper(SHAPE, rng)
     if ruling:
         # Of the digit's height: a school-book's line is about as high, a square may be a third.
         spacing = len(ink) * (rng.uniform(0.3, 0.6) if ruling == "squared" else rng.uniform(0.5, 1.2))
         sheet = lines(sheet, spacing, squared=ruling == "squared", rng=rng)
-    return written(sheet, placed(ink, SHAPE, rng), ink_colour(rng))
-
-
-def on_desk(sheet: Array, rng: np.random.Generator, degrees: float, most: float) -> Array:
-    """On a desk up to `most` times as large."""
-    room = tuple(round(length * rng.uniform(1.25, most)) for length in sheet.shape[:2])
-    return held(sheet, rng, degrees, wood(room, rng))
+    return written(sheet, placed(ink, SHAPE, rng), rng)
 
 
 def on_paper(digit: Array, rng: np.random.Generator, ruling: str = "", where: str = "") -> Image.Image:
     """Printed, on a sheet that lies on a desk, in uneven light, or fills the picture."""
-    sheet = on_sheet(printed(digit, height(rng)), rng, ruling)
+    sheet = on_sheet(printed(digit, int(rng.integers(140, 300))), rng, ruling)
     if ruling:
         sheet = held(sheet, rng, 4)
     if where:
-        sheet = lit(sheet, rng) if where == "shaded" else on_desk(sheet, rng, 12, 1.8)
+        sheet = lit(sheet, rng) if where == "shaded" else held(sheet, rng, 12, desk=1.8)
     return photographed(sheet, rng)
 
 
@@ -216,7 +207,7 @@ def size(digit: Array, rng: np.random.Generator) -> Image.Image:
     share = rng.uniform(max(0.1, 16 / side), 0.85)
     shape = side, round(side * rng.uniform(1, 1.4))
     ink = placed(printed(digit, round(side * share)), shape, rng)
-    return photographed(written(paper(shape, sheet_colour(rng), rng), ink, ink_colour(rng)), rng)
+    return photographed(written(paper(shape, rng), ink, rng), rng)
 
 
 def pen(digit: Array, rng: np.random.Generator, share: float) -> Image.Image:
@@ -227,10 +218,10 @@ def pen(digit: Array, rng: np.random.Generator, share: float) -> Image.Image:
 
 def pen_on_paper(digit: Array, rng: np.random.Generator) -> Image.Image:
     """Written with a ballpoint or a felt pen on a sheet that lies on a desk, lined or not, in uneven light."""
-    tall = height(rng)
+    tall = int(rng.integers(140, 300))
     ink = drawn(digit, tall, max(2.5, tall * rng.uniform(0.02, 0.12)))
     sheet = on_sheet(ink, rng, str(rng.choice(["", "ruled", "squared"])))
-    return photographed(lit(on_desk(sheet, rng, 8, 1.6), rng), rng)
+    return photographed(lit(held(sheet, rng, 8, desk=1.6), rng), rng)
 
 
 KINDS = {
@@ -247,11 +238,8 @@ def side_by_side(images: Array, rng: np.random.Generator) -> Image.Image:
     return photographed(on_sheet(in_a_row(inks, round(tall * rng.uniform(0.12, 0.4))), rng), rng)
 
 
-# --- What no one can tell ---------------------------------------------------------------------------------
-
-
 def blank(rng: np.random.Generator) -> Image.Image:
-    sheet, ruling = paper(SHAPE, sheet_colour(rng), rng), rng.integers(3)
+    sheet, ruling = paper(SHAPE, rng), rng.integers(3)
     if ruling:
         sheet = held(lines(sheet, rng.uniform(40, 150), squared=ruling == 2, rng=rng), rng, 4)
     return photographed(lit(sheet, rng), rng)
@@ -259,13 +247,13 @@ def blank(rng: np.random.Generator) -> Image.Image:
 
 def scribble(rng: np.random.Generator) -> Image.Image:
     """A pen led across the whole sheet."""
-    canvas = np.full((480, 640, 3), 255, np.uint8)
+    canvas = np.full((*SHAPE, 3), 255, np.uint8)
     points = (rng.uniform(0.03, 0.97, (int(rng.integers(25, 60)), 2)) * [640, 480]).astype(np.int32)
     cv2.polylines(canvas, [points], False, BLACK, int(rng.integers(3, 14)), cv2.LINE_AA)
     return Image.fromarray(canvas)
 
 
-SEVERAL, NOTHING = "two or three digits", {"blank": blank, "scribble": scribble}
+SEVERAL, NOTHING = "two or three digits", {"blank": blank, "scribble": scribble}  # nothing that anyone can tell
 
 
 # --- The table --------------------------------------------------------------------------------------------
@@ -277,13 +265,13 @@ def pictures(kind: str, images: Array, numbers: Sequence[int]) -> Iterator[tuple
     """
     for number in numbers:
         rng = np.random.default_rng([*kind.encode(), number])
-        several = [(number + step) % len(images) for step in range(rng.integers(2, 4) if kind == SEVERAL else 1)]
-        if kind == SEVERAL:
-            yield side_by_side(images[several], rng), several
+        if kind in KINDS:
+            yield KINDS[kind](images[number], rng), [number]
         elif kind in NOTHING:
             yield NOTHING[kind](rng), []
         else:
-            yield KINDS[kind](images[number], rng), several
+            several = [(number + step) % len(images) for step in range(rng.integers(2, 4))]
+            yield side_by_side(images[several], rng), several
 
 
 def tried(kind: str, net: nn.Module, test: Examples, numbers: Sequence[int]) -> tuple[int, int]:

@@ -122,8 +122,7 @@ def train_step(
             for history in histories:
                 for t in learning:
                     below, above, z, h = history[t][layer]
-                    p = p_positive(sign * goodness(h[None]), sign * len(h), temperature)[0]
-                    right = p if wanted > 0 else 1 - p
+                    right = p_positive(wanted * sign * goodness(h[None]), wanted * sign * len(h), temperature)[0]
                     losses[layer] -= np.log(right) / 2 / len(learning)
                     # d h / d z = 1 - damping
                     dz = wanted * sign * (1 - right) / temperature * h * (1 - damping) * (z > 0)

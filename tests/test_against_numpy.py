@@ -3,17 +3,7 @@
 import pytest
 import reference
 import torch
-from nets import (
-    BATCH,
-    SHEET_RATES,
-    TINY,
-    as_state,
-    assert_close,
-    assert_layers_are,
-    optimizer_for,
-    small_net,
-    tensors,
-)
+from nets import BATCH, SHEET_RATES, TINY, as_state, assert_close, assert_layers_are, optimizer_for, small_net, tensors
 
 from src.layers.layer import activities, length_normalise
 from src.methods.supervised import moved, step
@@ -22,25 +12,15 @@ from src.training.optimiser import gain, set_gain
 
 
 @pytest.mark.parametrize("decay_in_momentum", [False, True])
-@pytest.mark.parametrize(
-    ("temperature", "peer_normalisation", "peer_momentum", "initial_mean_activity"),
-    [(1.0, 0.03, 0.9, 0.5), (2.5, 0.2, 0.7, 0.3)],
-)
+@pytest.mark.parametrize(("temperature", "peer", "peer_momentum", "m"), [(1.0, 0.03, 0.9, 0.5), (2.5, 0.2, 0.7, 0.3)])
 @pytest.mark.parametrize("loss", ["logistic", "symba"])
 @pytest.mark.parametrize("adversarial", [0, 0.7])
-def test_training_steps(
-    decay_in_momentum, temperature, peer_normalisation, peer_momentum, initial_mean_activity, loss, adversarial
-):
-    net = small_net(
-        loss=loss,
-        temperature=temperature,
-        peer_normalisation=peer_normalisation,
-        peer_momentum=peer_momentum,
-        initial_mean_activity=initial_mean_activity,
-    )
+def test_training_steps(decay_in_momentum, temperature, peer, peer_momentum, m, loss, adversarial):
+    both = dict(loss=loss, temperature=temperature, peer_momentum=peer_momentum)
+    net = small_net(**both, peer_normalisation=peer, initial_mean_activity=m)
     state = as_state(net)
     for means in state.means:
-        assert means.tolist() == pytest.approx([initial_mean_activity] * len(means))
+        assert means.tolist() == pytest.approx([m] * len(means))
     optimizer = optimizer_for(net, decay_in_momentum=decay_in_momentum)
     for number in range(4):
         images, labels, wrong = tensors(number, size=BATCH - number)  # the last batch of an epoch is smaller
@@ -56,8 +36,7 @@ def test_training_steps(
         assert_close(torch.tensor(drawn_from[0]), expected)
         state = reference.train_step(
             state, images.numpy(), labels.numpy(), wrong.numpy(), **SHEET_RATES, gain=reference.gain(number + 1, 4),
-            temperature=temperature, peer=peer_normalisation, peer_momentum=peer_momentum, tiny=TINY,
-            decay_in_momentum=decay_in_momentum, loss=loss, adversarial=adversarial,
+            **both, peer=peer, tiny=TINY, decay_in_momentum=decay_in_momentum, adversarial=adversarial,
         )  # fmt: skip
         assert_layers_are(net, state)
         assert_close(net.readout.weight, state.softmax)
@@ -89,24 +68,6 @@ def test_goodness_and_the_scores_of_every_class():
     parts = reference.goodness_per_label(images.numpy(), state, [1, 2, 3], TINY), logits
     expected = sum((part - part.mean(axis=1)[:, None]) / part.std(axis=1, ddof=1)[:, None] for part in parts)
     assert_close(by_rule["goodness_and_one_pass"], expected)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
-def test_the_first_layer_under_several_codes_is_a_plain_layer_on_each_input(dtype, tolerance):
-    net = small_net(matmul_dtype=dtype)
-    net.first.bias.data.normal_(generator=torch.Generator().manual_seed(1))
-    images, labels, wrong = tensors(0)
-    before = images.clone()
-    with torch.no_grad():
-        pixels = net.first.of_pixels(images, 10)
-        for codes in (
-            one_hot(torch.cat([labels, wrong]), 10), neutral(images, 10), one_hot(torch.cat([wrong, labels, wrong]), 10)
-        ):  # fmt: skip
-            x = embed(images.repeat(len(codes) // len(images), 1), codes)
-            n, h = net.first.under(pixels, codes)
-            assert_close(n, length_normalise(x))
-            assert_close(h, activities(net.layers[:1], x)[0], tolerance)
-    assert torch.equal(images, before)
 
 
 @pytest.mark.parametrize("loss", ["logistic", "symba"])

@@ -119,15 +119,6 @@ def test_start_values():
     assert net.readout.weight.shape == (10, 300) and not net.readout.weight.any()
 
 
-def test_the_mean_square_of_the_activities_is_kept():
-    net = small_net(784, [2000] * 4)
-    h = torch.randn(50, 784, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        for weight in parameters_of(net)[0]:
-            h = F.relu(h @ weight.T)
-            assert h.square().mean().item() == pytest.approx(1, rel=0.15)
-
-
 def test_an_update_of_topographic_layers_is_that_of_autograd():
     """Section 4: by the full matrices of the fields, on standardised images."""
     shape = Map(4, 6, 3)

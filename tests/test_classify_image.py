@@ -202,19 +202,6 @@ def test_the_command_prints_and_draws_what_the_net_says(run_folder, test_set, im
     assert [Image.open(picture).size for picture in pictures[:3]] == 3 * [(200, 300)]
 
 
-def test_the_table_has_the_goodness_of_each_layer_and_the_read_outs_shares(net, test_set):
-    scores = {rule: of_image[0] for rule, of_image in scores_for(net, test_set.images[:1], 1).items()}
-    goodness = torch.stack([scores[f"goodness_layer_{layer}"] for layer in (1, 2, 3)])
-    shares = scores["one_pass"].softmax(dim=0)
-    lines = table(scores).splitlines()
-    assert lines[0].split() == ["label", "G_1", "G_2", "G_3", "goodness", "read-out"]
-    for label, line in enumerate(lines[1:11]):
-        exact = [label, *goodness[:, label].tolist(), goodness[1:, label].sum().item(), 100 * shares[label].item()]
-        assert [float(cell) for cell in line.removesuffix("%").split()] == pytest.approx(exact, abs=0.051)
-    assert lines[11] == f"by goodness: {goodness[1:].sum(dim=0).argmax()}"
-    assert lines[12] == f"in one pass: {shares.argmax()}"
-
-
 def test_the_picture_has_a_box_around_each_digit():
     seen = [Digit(torch.zeros(SIDE, SIDE), box) for box in ((1, 2, 5, 9), (8, 2, 12, 8))]
     pixels = np.asarray(boxed(Image.new("RGB", (20, 30)), seen)).any(axis=2)
@@ -225,8 +212,8 @@ def test_the_picture_has_a_box_around_each_digit():
     assert (pixels == expected).all()
 
 
-def test_a_net_without_goodness_says_what_it_has():
-    """Back-propagation and unsupervised nets; and the recurrent one, whose sum is of all its layers."""
+def test_the_table_has_what_the_net_has():
+    """The read-out's shares; and, if there is goodness, that of each layer and all that the net decides by."""
     shares = torch.full((10,), 0.02).index_fill(0, torch.tensor([6]), 0.82)
     scores = {"one_pass": shares.log(), "one_pass_layer_1": torch.zeros(10)}
     lines = table(scores).splitlines()

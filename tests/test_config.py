@@ -7,9 +7,8 @@ from omegaconf import OmegaConf
 
 from src.config import errors, loading
 from src.config.errors import USER_ERRORS, explain
-from src.config.loading import CONFIGS, METHODS, check_images, load, load_saved
+from src.config.loading import CONFIGS, METHODS, load, load_saved
 from src.config.values import Config, ConfigError
-from src.layers.connections import Map
 from src.methods import PUBLISHED, named
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
@@ -126,13 +125,6 @@ def test_refusals_name_the_key_and_the_rule(overrides, expected):
 )
 def test_what_just_about_fits_is_accepted(overrides):
     composed(*overrides.split(" "))
-
-
-def test_the_sizes_of_own_files_are_checked_when_they_are_known():
-    config = composed("dataset=idx", "data.validation_images=50", "training.batch_size=20")
-    check_images(config, 70, Map(2, 3, 1), 2)
-    with pytest.raises(ConfigError, match="batch_size=20: must be at most 19"):
-        check_images(config, 69, Map(2, 3, 1), 2)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Connections against the full matrix that loops over locations make, and nets of local fields against NumPy."""
 
+from functools import partial
+
+import nets
 import numpy as np
 import pytest
 import torch
-from nets import LAYER, RATES, assert_close, full_matrix, optimizer_for, seen_by
+from nets import MNIST_MAP, RATES, assert_close, full_matrix, optimizer_for, seen_by
 
 from src.layers.connections import Connections, Map
 from src.layers.layer import activities
@@ -90,27 +93,15 @@ def test_products_are_of_the_asked_dtype_and_follow_the_weights(shape):
     assert torch.equal(rounded.matrix(), connections(shape, torch.bfloat16).matrix())
 
 
-def small_net(hidden_dims=(48, 27, 16), weight_scale="fan_in") -> unsupervised.Net:
-    """With the grids of the paper; 3, 3 and 4 channels."""
-    values = LAYER | dict(threshold=THRESHOLD, temperature=TEMPERATURE, peer_normalisation=PEER)
-    model = unsupervised.Model([*hidden_dims], weight_scale=weight_scale, grids=[4, 3, 2], field=10, **values)
-    generator = torch.Generator().manual_seed(0)
-    return unsupervised.Net(model, Map(28, 28, 1), 10, generator=generator, matmul_dtype=torch.float32)
-
-
-def images(seed: int, count: int = 5) -> torch.Tensor:
-    return torch.rand(count, 784, generator=torch.Generator().manual_seed(seed))
-
+small_net = partial(
+    nets.small_net, 784, method=unsupervised, shape=MNIST_MAP, grids=[4, 3, 2], field=10,
+    threshold=THRESHOLD, temperature=TEMPERATURE, peer_normalisation=PEER,
+)  # fmt: skip
 
 # The squares of the paper's layers.
 FIRST = dict(grid=4, side=28, below=1, field=10, stride=6)
 SECOND = dict(grid=3, side=4, below=3, field=2, stride=1)
 THIRD = dict(grid=2, side=3, below=3, field=2, stride=1)
-
-
-def test_the_tests_know_who_sees_a_pixel():
-    """The second and third rows of squares see row 13, the first two columns of them column 7."""
-    assert [location for location in range(16) if 13 * 28 + 7 in seen_by(location, **FIRST)] == [4, 5, 8, 9]
 
 
 def reference(x, weight, bias, mean_activity, shape):
@@ -144,14 +135,14 @@ def reference(x, weight, bias, mean_activity, shape):
 
 
 def test_a_training_step_against_numpy():
-    net, generator = small_net(), torch.Generator().manual_seed(1)
+    net, generator = small_net([48, 27, 16]), torch.Generator().manual_seed(1)
     for layer in net.layers:
         layer.bias.data.normal_(0, 0.3, generator=generator)
         layer.mean_activity.uniform_(0, 2, generator=generator)
     before = [
         [x.detach().clone() for x in (layer.below.weight, layer.bias, layer.mean_activity)] for layer in net.layers
     ]
-    x = torch.cat([images(0, 20), images(1, 20)])
+    x = torch.rand(40, 784, generator=generator)
     with torch.no_grad():
         activity = activities(net.layers, x)
     figures = step(net, optimizer_for(net), *x.split(20), torch.arange(20) % 10)
@@ -171,7 +162,7 @@ def test_a_training_step_against_numpy():
 
 @pytest.mark.parametrize("scale", ["fan_in", "fan_out"])
 def test_the_layers_of_the_paper_and_their_start_values(scale):
-    layers = small_net([2048, 1980, 2048], scale).layers
+    layers = small_net([2048, 1980, 2048], weight_scale=scale).layers
     assert [tuple(layer.below.weight.shape) for layer in layers] == [(16, 128, 100), (9, 220, 512), (4, 512, 880)]
     for layer in layers:
         weight = layer.below.weight.detach()

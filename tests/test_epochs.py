@@ -22,8 +22,6 @@ from src.methods.net import Net
 from src.negatives import wrong_labels
 from src.negatives.codes import embed, one_hot
 from src.training import compiling
-from src.training.checkpoint import loaded, save
-from src.training.cuda_graph import WARM_UPS, GraphedUpdate
 from src.training.epochs import Phase, step_figures, train_epochs
 
 COUNT, BATCH = 25, 10  # the last batch of an epoch has five examples
@@ -164,42 +162,6 @@ def test_a_read_out_that_diverges_alone_is_told_of_the_rate_it_depends_on(exampl
 # --- Captured and compiled ------------------------------------------------------------------------------------------
 
 
-def stand_in_for_graphs(monkeypatch, replay, capture) -> None:
-    """In place of CUDA graphs where there is no GPU: `replay()`, and `capture()` around what is recorded."""
-    stream, drawn_from = SimpleNamespace(wait_stream=lambda other: None), []
-    graph = SimpleNamespace(register_generator_state=drawn_from.append, replay=lambda: replay(*drawn_from))
-    streams = dict(Stream=lambda: stream, current_stream=lambda: stream, stream=lambda stream: nullcontext())
-    graphs = dict(CUDAGraph=lambda: graph, graph=lambda graph, stream: capture())
-    for name, stand_in in (graphs | streams).items():
-        monkeypatch.setattr(torch.cuda, name, stand_in)
-
-
-def test_every_batch_is_trained_on_once_whether_replayed_or_not(monkeypatch):
-    """The bookkeeping of `GraphedUpdate`."""
-    seen, capturing = [], []
-
-    def replay(generator):
-        assert generator == "generator"
-        update(graphed.batch)  # what was captured, with what is in the captured tensors now
-
-    @contextmanager
-    def capture():
-        capturing.append(True)
-        yield
-        capturing.pop()
-
-    def update(batch):
-        if not capturing:  # a capture records and computes nothing
-            seen.append(batch.tolist())
-
-    stand_in_for_graphs(monkeypatch, replay, capture)
-    graphed = GraphedUpdate(update, "generator")
-    batches = list(torch.arange(10 * (WARM_UPS + 3) + 4).split(10)) * 2  # the last of each epoch is smaller
-    for batch in batches:
-        graphed(batch)
-    assert seen == [batch.tolist() for batch in batches]
-
-
 def epochs_as(
     way: str, examples: Examples, *overrides: str, batch_size: int, cuda_graph: bool = False
 ) -> tuple[Net, Iterator]:
@@ -241,9 +203,7 @@ def test_compiled_steps_train_as_they_do_otherwise(monkeypatch, examples, way, p
 
 
 @pytest.mark.xdist_group("compiled")
-@pytest.mark.parametrize(
-    "way", ["uniform, adversarial", "unsupervised", "recurrent", "backprop"]
-)  # a step of each method
+@pytest.mark.parametrize("way", ["uniform, adversarial", "unsupervised", "recurrent", "backprop"])  # of each method
 def test_all_compiling_is_done_before_a_capture(monkeypatch, examples, way):
     compiled_before = []
 
@@ -256,7 +216,12 @@ def test_all_compiling_is_done_before_a_capture(monkeypatch, examples, way):
         yield
         assert graphs() == compiled_before[0]
 
-    stand_in_for_graphs(monkeypatch, lambda generator: None, capture)
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    graph = SimpleNamespace(register_generator_state=lambda generator: None, replay=lambda: None)
+    stand_ins = dict(Stream=lambda: stream, current_stream=lambda: stream, stream=lambda stream: nullcontext())
+    stand_ins |= dict(CUDAGraph=lambda: graph, graph=lambda graph, stream: capture())
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
     method = methods.named(configured(way).method)
     monkeypatch.setattr(method, "compiled", partial(compiling.compiled, backend="eager"))
     torch._dynamo.utils.counters.clear()
@@ -330,26 +295,3 @@ def test_bf16_products_stay_near_fp32_and_keep_fp32_weights(way):
     ours, theirs = updated(way, "precision=bf16"), updated(way)
     assert_near(ours, theirs, "bf16", way)
     assert all((a != b).any() for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
-
-
-@every_way
-def test_a_saved_net_says_the_same(tmp_path, way):
-    trained, fresh = updated(way), new_net(way, "seed=1")
-    save(tmp_path / "model.pt", trained.state_dict())
-    with loaded(tmp_path / "model.pt", "") as state:
-        fresh.load_state_dict(state)
-    for name, value in [*trained.named_parameters(), *trained.named_buffers()]:  # running means are buffers
-        assert torch.equal(dict([*fresh.named_parameters(), *fresh.named_buffers()])[name], value), name
-    images, _, _ = tensors(100, dim=784)
-    for (rule, ours), theirs in zip(trained.scores(images).items(), fresh.scores(images).values(), strict=True):
-        assert ours.shape == (len(images), 10) and torch.equal(ours, theirs), rule
-
-
-@pytest.mark.parametrize("way", ["recurrent", "backprop"])
-def test_one_hidden_layer_is_enough(examples, way):
-    net, epochs = epochs_as(way, examples, "model.hidden_dims=[30]", "training.epochs=20", batch_size=BATCH)
-    first, *_, last = epochs
-    assert last["readout_loss"] < first["readout_loss"] - 0.1
-    assert sum(last["loss"]) < 0.5 * sum(first["loss"]) or way == "backprop"
-    scores = net.scores(examples.images / 255)
-    assert all(of_classes.shape == (COUNT, 10) and of_classes.isfinite().all() for of_classes in scores.values())

@@ -1,16 +1,11 @@
-"""Layers and what they are made of: normalisation, connections, start values, state, smoothed gradients."""
-
-from types import SimpleNamespace
-from unittest.mock import Mock
+"""Layers and what they are made of: normalisation, start values, smoothed gradients."""
 
 import pytest
 import torch
-from nets import HIDDEN_DIMS, INPUT_DIM, on_cuda, optimizer_for, small_net, tensors
+from nets import on_cuda, small_net
 
-from src.layers import connections
 from src.layers.connections import FEW_SAMPLES, rows_that_matter, select, smooth_outer
-from src.layers.layer import activities, length_normalise
-from src.training.optimiser import descend
+from src.layers.layer import length_normalise
 
 
 def test_normalised_rows_have_mean_square_one():
@@ -34,16 +29,6 @@ def test_start_values(scale, variances):
     assert not net.readout.weight.any()
 
 
-def test_a_stack_normalises_what_every_layer_gets():
-    net = small_net()
-    x, *_ = tensors(0)
-    with torch.no_grad():
-        h = x
-        for layer, ours in zip(net.layers, activities(net.layers, x), strict=True):
-            h = (h / h.square().mean(dim=1, keepdim=True).sqrt() @ layer.below.weight.T + layer.bias).clamp(min=0)
-            torch.testing.assert_close(ours, h)
-
-
 @pytest.mark.parametrize("shape", [(), (3,)], ids=["one", "several"])
 @pytest.mark.parametrize("samples", [1, 8, FEW_SAMPLES, FEW_SAMPLES + 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -60,34 +45,9 @@ def test_outer_products_are_smoothed(device, shape, samples, dtype):
     assert 1e-4 < error < 0.01 if rounded else error < 1e-6
 
 
-def test_the_compiler_does_not_see_what_it_cannot_multiply(monkeypatch):
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    for is_cuda, dims, dtype, apart in [
-        (True, 2, torch.bfloat16, True), (True, 2, torch.float32, False), (False, 2, torch.bfloat16, False),
-        (False, 3, torch.float32, True),
-    ]:  # fmt: skip
-        monkeypatch.setattr(connections, "_smooth_outer", called := Mock())
-        monkeypatch.setattr(connections, "_smooth_outer_op", called_apart := Mock())
-        g = SimpleNamespace(is_cuda=is_cuda, dim=lambda dims=dims: dims, dtype=torch.float32)
-        smooth_outer(g, None, None, 0.9, dtype)
-        assert (called.called, called_apart.called) == (not apart, apart)
-
-
 def test_samples_whose_derivative_vanishes_are_left_out_on_a_cpu():
     derivatives = torch.tensor([-0.1, 0, 1e-12, 2, 1e-30, -1e-9])
     rows = rows_that_matter(derivatives)
     assert rows.tolist() == [0, 3, 5]
     assert torch.equal(select(derivatives[:, None], rows), derivatives[[0, 3, 5], None])
     assert rows_that_matter(derivatives.to("meta")) is None and select(derivatives, None) is derivatives
-
-
-@pytest.mark.parametrize("decay_in_momentum", [False, True])
-def test_decay_is_smoothed_where_that_is_asked_for(decay_in_momentum):
-    net = small_net()
-    layer = net.layers[0]
-    optimizer = optimizer_for(net, weight_decay=0.02, decay_in_momentum=decay_in_momentum)
-    layer.below.weight.grad.fill_(2.0)
-    assert optimizer.momentum == 0.9
-    decay = 0.1 * 0.02 * layer.below.weight.detach() if decay_in_momentum else torch.zeros(HIDDEN_DIMS[0], INPUT_DIM)
-    descend(optimizer)
-    torch.testing.assert_close(layer.below.weight.grad, 2 + decay)

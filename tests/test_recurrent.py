@@ -1,4 +1,4 @@
-"""The recurrent net (section 3.4): its iterations and its update against NumPy, who sees whom, start values."""
+"""The recurrent net (section 3.4): its iterations and its update against NumPy, start values."""
 
 from functools import partial
 
@@ -16,16 +16,11 @@ from src.methods import recurrent
 from src.methods.recurrent import step
 from src.training.optimiser import gain, set_gain
 
-DAMPING, ITERATIONS = 0.3, 8
+DAMPING = 0.3
 small_net = partial(
-    nets.small_net,
-    method=recurrent,
-    weight_gain=0.7,
-    damping=DAMPING,
-    iterations=ITERATIONS,
-    first_learning_iteration=1,
+    nets.small_net, method=recurrent, weight_gain=0.7, damping=DAMPING, iterations=8, first_learning_iteration=1,
     deciding_iterations=[3, 5],
-)
+)  # fmt: skip
 
 
 COLOUR = Map(4, 6, 3)
@@ -120,18 +115,6 @@ def test_updates_are_those_of_numpy(monkeypatch, kind, options):
         assert_close(by_rule[f"goodness_layer_{index}"], of_layer)
     assert_close(by_rule["one_pass"], reference_recurrent.read(state, as_seen(images), TINY)[1])
     assert len(by_rule) == 3 + len(layers)
-
-
-def test_a_layer_sees_only_its_neighbours_one_iteration_before():
-    """A change of the label reaches layer L at iteration 1, layer L - 1 at iteration 2, and so on."""
-    net = small_net()
-    images, labels, wrong = tensors(1)
-    with torch.no_grad():
-        start = net.bottom_up(images)
-        pairs = zip(net.settle(images, labels, start), net.settle(images, wrong, start), strict=True)
-        for iteration, (ours, theirs) in enumerate(pairs, start=1):
-            reached = [not torch.equal(a, b) for a, b in zip(ours.h, theirs.h, strict=True)]
-            assert reached == [iteration >= 3, iteration >= 2, True]
 
 
 def test_start_values():

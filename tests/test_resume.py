@@ -2,8 +2,8 @@
 
 import copy
 import fcntl
+import multiprocessing
 import os
-import re
 import resource
 import shlex
 import shutil
@@ -20,7 +20,6 @@ from unittest.mock import Mock
 import pytest
 import torch
 from commands import REPOSITORY, command
-from nets import optimizer_for, small_net
 from test_config import composed
 
 from src import experiment
@@ -29,11 +28,12 @@ from src.config.errors import one_line_errors
 from src.config.loading import load_saved
 from src.config.values import Config, ConfigError
 from src.experiment import resuming, run
-from src.training.checkpoint import save, training_state
+from src.training.checkpoint import save
 from src.training.log import read_json
 from src.training.signals import SIGNALS
 
 CHECKPOINT, EPOCHS = "checkpoint.pt", 7
+one_thread = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # that can be forked
 OVERRIDES = [
     "model.hidden_dims=[24,24]", f"training.epochs={EPOCHS}", "training.checkpoint_every=1e-9", "evaluation.every=0",
     "training.batch_size=50", "data.jitter=1", "device=cpu", "precision=fp32", "name=short", "logging.pictures=false",
@@ -139,72 +139,43 @@ def test_what_a_terminal_stops_says_how_to_go_on_and_so_it_does(start, tmp_path,
     assert [record["epoch"] for record in read_json(metrics)] == list(range(1, 101))
 
 
-TRIALS = """
-import os, random, signal, sys, time, traceback
-from pathlib import Path
-import torch
-from src import experiment
-from src.config.loading import composed, load
+def killed(config: Config, folder: Path, after: float = 60) -> int:
+    """The exit status of a run in a process of its own, which is killed if it has not ended after so many seconds."""
+    process = multiprocessing.get_context("fork").Process(target=run, args=(config, folder))
+    process.start()
+    process.join(after)
+    process.kill()
+    process.join()
+    return process.exitcode
 
-folder, overrides, seconds = Path(sys.argv[1]), sys.argv[2].split(" "), float(sys.argv[3])
-config = load(composed(*overrides))
-data = experiment.load(config.dataset, config.data.root, torch.device("cpu"), config.data.validation_images)
-experiment.load = lambda *_: data
 
-def die_in_write(number):
-    done, fsync = [], os.fsync
+@one_thread
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_killed_at_any_moment(tmp_path, overrides, whole, share):
+    config, seconds = composed(*overrides), read_json(whole / "result.json")["train_seconds"]
+    status = killed(config, tmp_path, after=share * seconds)
+    assert status == -signal.SIGKILL or (status == 0 and share > 0.5)
+    if status:
+        run(config, tmp_path, resume=(tmp_path / "config.yaml").exists())
+    assert_same_run(tmp_path, whole)
+
+
+@one_thread
+@pytest.mark.parametrize(("write", "left"), [(1, "config.yaml"), (4, CHECKPOINT)])
+def test_killed_while_it_writes(monkeypatch, tmp_path, overrides, whole, write, left):
+    done, fsync, config = [], os.fsync, composed(*overrides)
+
     def fsync_or_die(file):
         done.append(file)
-        os.kill(os.getpid(), signal.SIGKILL) if len(done) == number else fsync(file)
-    os.fsync = fsync_or_die
+        os.kill(os.getpid(), signal.SIGKILL) if len(done) == write else fsync(file)
 
-def attempt(out_dir, writes=0, after=None, number=None):
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            die_in_write(writes)
-            experiment.run(config, out_dir, resume=(out_dir / "config.yaml").exists())
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    if after is not None:
-        time.sleep(after)
-        os.kill(child, number)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-random.seed(0)
-for trial in range(7):
-    out_dir = folder / str(trial)
-    if trial < 5:
-        number = signal.SIGKILL if trial < 4 else signal.SIGTERM
-        status = attempt(out_dir, after=random.uniform(0, seconds), number=number)
-    else:
-        status = attempt(out_dir, writes={5: 1, 6: 4}[trial])
-    print(status, *[path.name for path in out_dir.glob("*.tmp")], flush=True)
-    if not (out_dir / "result.json").exists():
-        assert attempt(out_dir) == 0
-"""
-
-
-def test_killed_at_random_moments_and_while_it_writes(tmp_path, overrides, whole):
-    """By SIGKILL and SIGTERM anywhere between start and end; then with half a configuration, half a checkpoint."""
-    seconds = read_json(whole / "result.json")["train_seconds"] + 0.1  # and testing
-    done = command(str(tmp_path), " ".join(overrides), str(seconds), code=TRIALS)
-    assert done.returncode == 0, done.stderr
-    ended = re.findall(r"^(-?\d+)(.*)$", done.stdout, re.MULTILINE)
-    killed = [int(status) for status, _ in ended]
-    assert len(ended) == 7
-    assert set(killed[:4]) <= {-9, 0} and killed.count(-9) >= 4
-    assert killed[4] in (143, -15, 0)  # before training starts, SIGTERM ends a process as ever
-    assert ended[5:] == [("-9", " .config.yaml.tmp"), ("-9", f" .{CHECKPOINT}.tmp")]
-    for trial in range(7):
-        assert not list((tmp_path / str(trial)).glob("*.tmp"))
-        assert_same_run(tmp_path / str(trial), whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync_or_die)
+        assert killed(config, tmp_path) == -signal.SIGKILL
+    assert [path.name for path in tmp_path.glob("*.tmp")] == [f".{left}.tmp"]
+    run(config, tmp_path, resume=left == CHECKPOINT)
+    assert not list(tmp_path.glob("*.tmp"))
+    assert_same_run(tmp_path, whole)
 
 
 def test_a_signal_after_the_last_step_stops_the_run_too(monkeypatch, tmp_path, overrides, whole):
@@ -344,9 +315,9 @@ def test_what_may_differ_when_a_run_is_resumed(whole, tmp_path):
 @pytest.mark.parametrize("folder", ["/home/josé/größe", "/it's/1,2", "/a b/seed=1 (2)/[x]"])
 def test_the_advice_to_resume_can_be_typed_as_it_stands_and_where_the_command_was_given(monkeypatch, tmp_path, folder):
     monkeypatch.chdir(tmp_path)
-    python, main, override = shlex.split(resuming(Path("/it's/größe,2")))
+    python, main, override = shlex.split(resuming(Path(folder)))
     assert (python, Path(main)) == ("python", REPOSITORY / "main.py")
-    assert loading.composed(override).resume == "/it's/größe,2"
+    assert loading.composed(override).resume == folder
 
 
 # --- Folders --------------------------------------------------------------------------------------------------------
@@ -404,12 +375,6 @@ def changed(checkpoint: Path) -> None:
     checkpoint.write_bytes(raw)
 
 
-def of_another_net(checkpoint: Path) -> None:
-    net = small_net()
-    optimizer_for(net)
-    save(checkpoint, {"epoch": 3, **training_state(net, torch.Generator())})
-
-
 def of_a_gpu(checkpoint: Path) -> None:
     """Where a generator's state is a seed and an offset."""
     save(checkpoint, torch.load(checkpoint, weights_only=True) | {"generator": torch.zeros(16, dtype=torch.uint8)})
@@ -424,10 +389,9 @@ DAMAGED = r"is damaged or not of this net \({}\); it goes on only on the [^\n]*;
         (cut, DAMAGED.format("BadZipFile: [^\n]*", "{}")),
         (changed, DAMAGED.format("ValueError: [^\n]* has another checksum", "{}")),
         (lambda checkpoint: save(checkpoint, {"epoch": 3}), DAMAGED.format("KeyError: 'net'", "{}")),
-        (of_another_net, DAMAGED.format(r"RuntimeError: [^\n]* size mismatch for layers.0.bias: [^\n]*", "{}")),
         (of_a_gpu, DAMAGED.format(r"(RuntimeError|TypeError): [^\n]*", "{}")),
     ],
-    ids=["cut", "changed", "another dictionary", "another net", "another device"],
+    ids=["cut", "changed", "another dictionary", "another device"],
 )
 def test_a_checkpoint_of_no_use_is_named_with_what_can_be_done(tmp_path, overrides, whole, change, expected):
     checkpoint = as_after(EPOCHS - 1, whole, tmp_path)

@@ -19,11 +19,9 @@ from test_config import EXPERIMENTS, composed
 import src
 from src import evaluate, plots
 from src.config.errors import one_line_errors
-from src.datasets.table import load_test
 from src.evaluate import load_trained
 from src.experiment import run
 from src.training.log import read_json, scalars
-from src.training.validation import count_errors, scores_for
 
 PICTURES = ["learning_curve.png", "confusion.png", "most_wrong.png", "receptive_fields.png", "goodness.png"]
 SMALL = [  # widths that the grids of local receptive fields can share out
@@ -139,15 +137,6 @@ def test_pictures_are_drawn_again(learned, mnist_root, tmp_path, monkeypatch):
             plots.main()
 
 
-def test_the_saved_model_makes_the_reported_errors(learned, mnist_root):
-    """In batches of another size too: every image counts, also those of a last, smaller one."""
-    net, test = evaluate.load_trained(str(learned[0]), "cpu"), load_test("mnist", mnist_root, "cpu")
-    result = read_json(learned[0] / "result.json")
-    for rule, count in count_errors(scores_for(net, test.images, 3333), test).items():
-        # Other sums inside the matrix products may settle a near tie differently.
-        assert abs(int(count) - result[f"test_errors_{rule}"]) <= 3
-
-
 def test_nothing_is_imported_before_it_is_needed(tmp_path, mnist_root):
     """No net to read a configuration, which leaves the environment alone; nothing slow in the first epoch."""
     code = """if True:
@@ -185,22 +174,26 @@ def test_every_experiment_runs(tmp_path, few_images):
         assert errors and all(0 < count < 1000 for count in errors)
 
 
-def test_those_on_colour_images_run_too(tmp_path):
-    """With their pictures, on small images of people's own."""
+def test_those_on_colour_images_run_too(monkeypatch, tmp_path):
+    """On small images of people's own; and a net of each of their methods has its pictures."""
     names, random = [name for name in EXPERIMENTS if name.startswith("cifar10")], np.random.default_rng(0)
     parts = {"train": 30, "test": 20}
     images = {f"{part}_images": random.integers(0, 256, (n, 12, 12, 3), np.uint8) for part, n in parts.items()}
     np.savez(tmp_path / "own.npz", **images, **{f"{part}_labels": np.arange(n) % 10 for part, n in parts.items()})
     data = ["dataset=npz", f"data.root={tmp_path / 'own.npz'}", "data.validation_images=0", "training.batch_size=15"]
-    values = ["model.hidden_dims=[288,144]", "training.epochs=1", "evaluation.training_errors=true", *data]
-    done = command("-m", f"experiment={','.join(names)}", f"hydra.sweep.dir={tmp_path}", *values)
+    values = ["model.hidden_dims=[288,144]", "training.epochs=1", "evaluation.training_errors=true"]
+    values += ["logging.pictures=false", f"hydra.sweep.dir={tmp_path}", *data]
+    done = command("-m", f"experiment={','.join(names)}", *values)
     assert done.returncode == 0, done.stderr
     for job, name in enumerate(names):
         folder = tmp_path / f"{job}_{name}_seed0"
         result = read_json(folder / "result.json")
         assert all(0 < result[f"{part}_error_one_pass"] < 100 for part in ("test", "training"))
-        assert {"receptive_fields.png", "most_wrong.png"} <= {path.name for path in folder.iterdir()}
         assert load_trained(folder).pixel_mean.tolist() == pytest.approx([0.5] * 3, abs=0.01)
+        if name in ("cifar10_backprop_2", "cifar10_min_ssq_2"):
+            monkeypatch.setattr(sys, "argv", ["plots", str(folder)])
+            plots.main()
+            assert {"receptive_fields.png", "most_wrong.png"} <= {path.name for path in folder.iterdir()}
 
 
 def test_damaged_data_are_one_line_of_their_job_and_do_not_end_the_others(tmp_path, mnist_root):

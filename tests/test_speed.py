@@ -7,11 +7,10 @@ from unittest.mock import Mock
 import pytest
 import torch
 from commands import REPOSITORY
-from nets import HIDDEN_DIMS, INPUT_DIM, MNIST_MAP, examples, small_net, tensors
+from nets import HIDDEN_DIMS, INPUT_DIM, examples, small_net, tensors
 
 from benchmarks import speed
-from benchmarks.plain import LabelledImages, PlainNet
-from src.datasets.batches import Examples
+from benchmarks.plain import PlainNet
 from src.layers.layer import activities
 from src.layers.losses import logistic
 from src.methods import unsupervised
@@ -54,17 +53,6 @@ def test_the_plain_way_has_the_same_loss():
         for layer, p, n in zip(ours.layers, positive, negative, strict=True):
             expected += logistic(layer.goodness(p), layer.goodness(n), theta=layer.theta, temperature=1.0).mean()
     assert plain.loss(*inputs, labels).item() == pytest.approx(expected.item(), rel=1e-5)
-
-
-def test_the_plain_way_labels_one_image_at_a_time():
-    images = torch.randint(0, 256, (1, 784), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    dataset = LabelledImages(Examples(images, torch.tensor([7]), MNIST_MAP, 10))
-    for _ in range(30):
-        positive, negative, at_rest, label = dataset[0]
-        assert torch.equal(positive, embed(images / 255, one_hot(torch.tensor([7]), 10))[0])
-        assert torch.equal(at_rest, embed(images / 255, neutral(images / 255, 10))[0])
-        assert label == 7 and negative[:10].sum() == 1 and negative[7] == 0
-        assert torch.equal(negative[10:], positive[10:])
 
 
 def test_experiments_are_timed_and_one_that_fails_costs_no_other(tmp_path, few_images, monkeypatch, capsys):

@@ -57,7 +57,6 @@ def epochs_of(folder: Path) -> list[int]:
         ("name=../x", "name=../x: names a folder"),
         ("resume=typo", "typo: there is no run (no config.yaml)"),
         ("resume=", ".: there is no run"),
-        ("device=gpu", "device=gpu: must be auto, cpu, cuda, cuda:1 or mps"),
     ],
 )
 def test_what_is_no_good_makes_no_folder(monkeypatch, tmp_path, hydra, override, expected):
@@ -189,16 +188,16 @@ def test_a_job_of_a_cluster_is_saved_and_goes_on_where_it_is_requeued(start, sen
 def test_what_slurm_refuses_is_one_line(tmp_path):
     """And what it was asked for."""
     for tool in ("sbatch", "srun"):
-        refuse = f'cp "$1" {tmp_path}/script; echo "{tool}: invalid partition" >&2; exit 1'
-        (tmp_path / tool).write_text(f"#!/bin/sh\n{refuse}\n")
+        (tmp_path / tool).write_text(
+            f'#!/bin/sh\ncp "$1" {tmp_path}/script; echo "{tool}: no such partition" >&2; exit 1'
+        )
         (tmp_path / tool).chmod(0o755)
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    slurm = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.cpus_per_task=1"]
-    done = command("-m", "seed=range(2)", *slurm, f"hydra.sweep.dir={tmp_path / 'sweep'}", PATH=path)
+    slurm = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    done = command("-m", "seed=range(2)", *slurm, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: ") and "sbatch: invalid partition" in done.stderr
+    assert re.search("error: .*sbatch: no such partition.*$", done.stderr)
     script = (tmp_path / "script").read_text()
-    for line in ("--partition=gpu", "--array=0-1%2", "--cpus-per-task=1", "--gpus-per-node=1", "--signal=USR2@120"):
+    for line in ("--partition=gpu", "--array=0-1%2", "--cpus-per-task=4", "--gpus-per-node=1", "--signal=USR2@120"):
         assert f"#SBATCH {line}\n" in script
     assert "\nexport OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK " in script
 
