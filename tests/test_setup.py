@@ -246,3 +246,8 @@ def test_ci_runs_the_commands_of_the_readme():
     for command in commands.values():
         assert command in readme_lines
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_pip_is_told_that_this_is_not_a_package():
+    done = subprocess.run([sys.executable, "-m", "pip", "install", "-e", str(ROOT)], capture_output=True, text=True)
+    assert done.returncode == 1 and "error: there is nothing to install but requirements.txt" in done.stderr

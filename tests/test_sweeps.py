@@ -214,5 +214,5 @@ def test_a_sweep_says_that_its_defaults_were_changed_meanwhile(tmp_path, few_ima
         defaults.write_text(defaults.read_text().replace("momentum: 0.9", "momentum: 0.8"))
         output, _ = process.communicate(timeout=100)
     assert process.returncode == 1 and "Traceback" not in output, output
-    assert output.splitlines()[-1] == "error: a file of configs/ was changed since the sweep was started; start it again"
+    assert "error: a file of configs/ was changed since the sweep was started; start it again\n" in output
     assert [path.parent.name for path in tmp_path.glob("sweep/*/result.json")] == ["0_matlab_seed0"]

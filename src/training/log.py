@@ -148,7 +148,7 @@ def _commit() -> str | None:
     """None, and a line that says why, where there is none."""
 
     def git(*arguments: str) -> str:
-        # Of this folder alone: a copy that lies within another repository has none, and what a hook is about is another.
+        # Of this folder alone: a copy that lies within another repository has none; nor is it that of a git hook.
         command = ["git", "-C", str(REPOSITORY), f"--git-dir={REPOSITORY / '.git'}", "-c", "core.fileMode=false"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
         options = {"check": True, "capture_output": True, "text": True, "env": environment}
