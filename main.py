@@ -9,21 +9,25 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.config.errors import one_line_errors
-from src.config.launch import job, load_job
+from src.config.launch import check_search, job, load_job
 from src.config.loading import register_schemas
 from src.experiment import run
 from src.results.tables import result_table
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")
-def main(values: DictConfig) -> None:
+def main(values: DictConfig) -> float | None:
+    """Returns the last validation error, for a sweeper that searches."""
     settings = HydraConfig.get()
     # Around a single run too, as Hydra adds a line of its own to an error that leaves this function.
     with job(values) if settings.mode == RunMode.MULTIRUN else one_line_errors():
         os.chdir(settings.runtime.cwd)  # hydra.job.chdir=true or not, paths are as they were typed
         folder = Path(values.resume or settings.runtime.output_dir).expanduser()
         config, resume = load_job(values, settings.overrides.task, folder)
-        print(result_table(run(config, folder, resume=resume)))
+        check_search(config, settings.runtime.choices["hydra/sweeper"])
+        result = run(config, folder, resume=resume)
+        print(result_table(result))
+        return result.get("validation_error")
 
 
 if __name__ == "__main__":

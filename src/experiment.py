@@ -21,7 +21,7 @@ from src.methods.net import Net
 from src.training.checkpoint import locked, restore, save, training_state, write_atomically
 from src.training.device import PRECISIONS, describe, resolve_precision, use
 from src.training.epochs import train_epochs
-from src.training.log import REPOSITORY, RunLog, provenance, read_json, write_json
+from src.training.log import REPOSITORY, RunLog, headline, provenance, read_json, write_json
 from src.training.signals import Stopped, StopSignals
 from src.training.validation import count_errors, scores_for
 
@@ -100,7 +100,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains `net` in place, with validations, metrics.jsonl and checkpoints; `origin` is of this process.
 
-    Returns what result.json is to say of it: epochs, seconds of training alone, and whether it was resumed.
+    Returns what result.json is to say of it: epochs, seconds of training alone, whether it was resumed, and the last
+    validation error.
     """
     generator = torch.Generator(examples.labels.device).manual_seed(config.seed)
     phases = net.phases(config.training)
@@ -147,8 +148,12 @@ def train(
             log.info(f"stopped after epoch {done['epoch']} of {epochs}; go on with: {resuming(out_dir)}")
             raise SystemExit(stopped.exit_status) from stopped
     first, *of_readouts = (phase.epochs for phase in phases)
-    time_taken = {"train_seconds": seconds, "seconds_per_epoch": seconds / epochs}
-    return {"epochs": first, "readout_epochs": sum(of_readouts), **time_taken, **({"resumed": True} if resumed else {})}
+    left = {"train_seconds": seconds, "seconds_per_epoch": seconds / epochs}
+    if resumed:
+        left["resumed"] = True
+    if errors := run_log.records[-1].get("validation_errors"):
+        left["validation_error"] = 100 * errors[headline(errors)] / len(validation)
+    return {"epochs": first, "readout_epochs": sum(of_readouts), **left}
 
 
 def new_net(config: Config, shape: Map, classes: int) -> Net:

@@ -142,7 +142,7 @@ def sweep(start: Callable[..., subprocess.Popen], *arguments: str, **options) ->
     return start("-m", *LONG, *arguments, **output, **options, start_new_session=True)
 
 
-@pytest.mark.parametrize(("sent", "status"), [("Ctrl-C", 1), ("SIGTERM to the command alone", -signal.SIGTERM)])
+@pytest.mark.parametrize(("sent", "status"), [("Ctrl-C", 1), ("SIGTERM to the command alone", 1)])
 def test_an_interrupted_joblib_sweep_saves_every_job(start, sent, status, tmp_path, few_images):
     """With a net that takes longer to save than joblib would leave its workers alive."""
     joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}", *few_images]
@@ -160,6 +160,17 @@ def test_an_interrupted_joblib_sweep_saves_every_job(start, sent, status, tmp_pa
         epoch = torch.load(folder / "checkpoint.pt", weights_only=True)["epoch"]
         assert f"#{number} stopped after epoch {epoch} of 5000; go on with: python -m main resume={folder}\n" in output
         assert epochs_of(folder) == list(range(1, epoch + 1))
+
+
+def test_a_killed_job_is_one_line_with_the_command_that_goes_on(start, tmp_path, few_images):
+    joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}", *few_images]
+    process = sweep(start, "seed=0,1", *joblib, "training.epochs=5000")
+    until(lambda: all(training(tmp_path / f"{job}_matlab_seed{job}") for job in (0, 1)))
+    os.kill(processes_of(process.pid, "popen_loky")[0], signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Traceback" not in output, output
+    expected = "error: the process of a job was killed, perhaps for lack of memory; go on with: python "
+    assert output.splitlines()[-1].startswith(expected) and output.endswith(f" hydra.sweep.dir={tmp_path}\n")
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGUSR2, 0), (signal.SIGTERM, 1)])

@@ -1,6 +1,7 @@
 """What a user can bring about and mend is told in one line."""
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from src.datasets.idx import DataError
 
 USER_ERRORS = (ConfigError, DataError, HydraException, OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError)
 LIBRARIES = ("hydra", "joblib", "submitit")  # they raise other errors of values, too, and of what Slurm told them
+sweep_folder: str | None = None  # of the sweep that this process has started
 SHOW_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -28,6 +30,9 @@ def explain(error: Exception) -> str | None:
         return "another process has the GPU to itself; wait for it, or train with device=cpu"
     if "no kernel image is available" in text:
         return "this build of torch has no code for this GPU; install one for an older CUDA, or train with device=cpu"
+    if type(error).__name__ == "TerminatedWorkerError":  # of joblib
+        again = shlex.join(["python", *sys.argv, f"hydra.sweep.dir={sweep_folder}"])
+        return f"the process of a job was killed, perhaps for lack of memory; go on with: {again}"
     raised_in = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
     unusable = isinstance(error, ValueError | RuntimeError) and raised_in and raised_in[-1].startswith(LIBRARIES)
     if not (unusable or isinstance(error, USER_ERRORS)):

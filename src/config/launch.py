@@ -6,12 +6,9 @@ import itertools
 import logging
 import os
 import signal
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
-from multiprocessing import parent_process
+from multiprocessing import active_children
 from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
@@ -21,6 +18,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from src.config import errors
 from src.config.errors import explain, one_line_errors
 from src.config.loading import begun, composed, load, load_saved
 from src.config.values import Config, ConfigError
@@ -75,6 +73,13 @@ def load_job(values: DictConfig, overrides: Sequence[str], folder: Path | None =
     return saved or config, saved is not None
 
 
+def check_search(config: Config, sweeper: str) -> None:
+    """Raises ConfigError if a sweeper that searches has no validation images to choose by."""
+    if sweeper != "basic" and not (config.data.validation_images and config.evaluation.every):
+        rule = "chooses by validation images; give data.validation_images and evaluation.every"
+        raise ConfigError(f"hydra/sweeper={sweeper}: {rule}")
+
+
 def digest(values: DictConfig) -> str:
     """Of what a job of a sweep is composed of."""
     return hashlib.sha1(OmegaConf.to_yaml(values).encode()).hexdigest()[:8]
@@ -91,6 +96,7 @@ class BeforeRuns(Callback):
             load_job(config, config.hydra.overrides.task)
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
+        errors.sweep_folder = config.hydra.sweep.dir
         hydra, typed = config.hydra, OmegaConf.to_container(config.hydra.overrides)  # as they stand: each job's ${...}
         digests = set()
         with one_line_errors():
@@ -103,6 +109,13 @@ class BeforeRuns(Callback):
             # Ctrl-C reaches every process. This one would kill its workers while they save their runs, and so would
             # the loss of a worker that has nothing to do. Workers inherit this; `job` has them listen while they work.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, stop_workers)
+
+
+def stop_workers(number: int, _) -> None:
+    """They save their runs, and the sweep ends when they have: `docker stop`, for example, tells this process alone."""
+    for worker in active_children():
+        os.kill(worker.pid, number)
 
 
 def jobs(typed: list[str]) -> Iterator[list[str]]:
@@ -116,19 +129,6 @@ def jobs(typed: list[str]) -> Iterator[list[str]]:
         yield [f"{each.get_key_element()}={value}" for each, value in zip(parsed, values, strict=True)]
 
 
-@cache  # once in a process
-def end_with_parent() -> None:
-    """Has this worker save its run and end when whoever waits for it has gone: killed, for example."""
-
-    def watch() -> None:
-        while True:
-            time.sleep(1)
-            if os.getppid() != parent_process().pid:
-                os.kill(os.getpid(), signal.SIGTERM)  # the first one ends the run, a later one the process
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 @contextmanager
 def job(values: DictConfig) -> Iterator[None]:
     """Around one run of a sweep: what ends it is left to Hydra, which goes on with the others and then fails.
@@ -139,8 +139,6 @@ def job(values: DictConfig) -> Iterator[None]:
     global stopped
     if stopped:
         raise ConfigError("the sweep was stopped")
-    if parent_process():
-        end_with_parent()
     own_process = HydraConfig.get().runtime.choices["hydra/launcher"] != "basic"
     if own_process:
         signal.signal(signal.SIGINT, signal.default_int_handler)
