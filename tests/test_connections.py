@@ -90,6 +90,16 @@ def test_products_are_of_the_asked_dtype_and_follow_the_weights(shape):
     assert torch.equal(rounded.matrix(), connections(shape, torch.bfloat16).matrix())
 
 
+@every_shape
+def test_loaded_weights_are_rounded_at_once(shape):
+    """A graph that is compiled or exported before the first product would have the initial ones."""
+    ours, other = connections(shape, torch.bfloat16), connections(shape, torch.bfloat16)
+    with torch.no_grad():
+        other.weight.mul_(2)
+    ours.load_state_dict(other.state_dict())
+    assert torch.equal(ours.rounded, other.weight.bfloat16())
+
+
 def small_net(hidden_dims=(48, 27, 16), weight_scale="fan_in") -> unsupervised.Net:
     """With the grids of the paper; 3, 3 and 4 channels."""
     values = LAYER | dict(threshold=THRESHOLD, temperature=TEMPERATURE, peer_normalisation=PEER)
