@@ -19,7 +19,7 @@ from src.datasets.table import load
 torch.set_num_threads(1)
 # Ctrl-C is tested, and ignored in the background of a shell script, from which pytest may have been started.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-LONGEST = ("test_gpu_script", "test_sweeps", "test_extending")
+LONGEST = ("test_gpu_script", "test_sweeps", "test_extending", "test_notebook")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups

@@ -93,6 +93,16 @@ def test_products_are_of_the_asked_dtype_and_follow_the_weights(shape):
     assert torch.equal(rounded.matrix(), connections(shape, torch.bfloat16).matrix())
 
 
+@every_shape
+def test_loaded_weights_are_rounded_at_once(shape):
+    """A graph that is compiled or exported before the first product would have the initial ones."""
+    ours, other = connections(shape, torch.bfloat16), connections(shape, torch.bfloat16)
+    with torch.no_grad():
+        other.weight.mul_(2)
+    ours.load_state_dict(other.state_dict())
+    assert torch.equal(ours.rounded, other.weight.bfloat16())
+
+
 small_net = partial(
     nets.small_net, 784, method=unsupervised, shape=MNIST_MAP, grids=[4, 3, 2], field=10,
     threshold=THRESHOLD, temperature=TEMPERATURE, peer_normalisation=PEER,

@@ -132,7 +132,7 @@ def test_symbols_are_in_the_files_beside_them():
 
 
 def test_the_library_snippet_runs(mnist_root, monkeypatch, capsys):
-    (snippet,) = blocks("docs/running.md", "python")
+    snippet = "\n".join(blocks("docs/running.md", "python"))
     monkeypatch.chdir(REPOSITORY)
     exec(snippet.replace('"datasets"', repr(str(mnist_root))), {})
     said = dict(re.findall(r"(.+) (\[.*\])", capsys.readouterr().out))

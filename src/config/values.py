@@ -6,7 +6,7 @@ project, so that everything may import it.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields, is_dataclass
 from inspect import getmembers, isfunction
 from types import ModuleType
@@ -42,8 +42,8 @@ def number(*, at_least: float = -math.inf, above: float = -math.inf, below: floa
     return _ruled(lambda value: value >= at_least and above < value < below, f"must be {words}")
 
 
-def one_of(*names: str) -> Any:
-    """A field for one of these strings."""
+def one_of(names: Collection[str]) -> Any:
+    """A field for one of these strings; of a dictionary's keys, also for those that are added later."""
     return _ruled(lambda value: value in names, f"must be one of {', '.join(names)}")
 
 
@@ -117,7 +117,7 @@ class Config:
     dataset: str = MISSING
     seed: int = number(at_least=0, below=2**63)
     device: str = _ruled(DEVICE_NAMES.fullmatch, DEVICE_RULE)
-    precision: str = one_of("auto", "fp32", "bf16")
+    precision: str = one_of(["auto", "fp32", "bf16"])
     resume: str | None = None
     data: Data = MISSING
     model: Model = MISSING

@@ -165,6 +165,10 @@ class Connections(nn.Module):
             self.round()
         return self.rounded
 
+    def _load_from_state_dict(self, *arguments) -> None:
+        super()._load_from_state_dict(*arguments)
+        self.round()  # as a graph that is compiled or exported next would not
+
     def round(self) -> None:
         """To be called by whatever changes W within a compiled graph, which cannot see that it has changed."""
         if self.rounded is not None:

@@ -17,8 +17,8 @@ GOODNESSES, LOSSES = choices(goodness), choices(losses)
 class LayerModel(Model):
     """The values of a layer: see configs/layers.yaml and `FFLayer`."""
 
-    goodness: str = one_of(*GOODNESSES)
-    loss: str = one_of(*LOSSES)
+    goodness: str = one_of(GOODNESSES)
+    loss: str = one_of(LOSSES)
     threshold: float = number(at_least=0)
     temperature: float = number(above=0)
     peer_normalisation: float = number(at_least=0)

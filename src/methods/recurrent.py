@@ -49,7 +49,7 @@ class Model(LayerModel):
 
 @dataclass
 class Training(values.Training):
-    negatives: str = one_of(*WRONG_LABELS)
+    negatives: str = one_of(WRONG_LABELS)
 
 
 class Iteration(NamedTuple):

@@ -29,7 +29,7 @@ WRONG_LABELS = choices(wrong_labels)
 @dataclass
 class Model(LayerModel):
     hidden_dims: list[int] = widths(at_least=2, reason="because goodness and read-out leave the first one out")
-    weight_scale: str = one_of("fan_in", "fan_out")
+    weight_scale: str = one_of(["fan_in", "fan_out"])
 
     def check_images(self, shape: Map, classes: int) -> None:
         """Raises ConfigError if the label's K numbers would take more than half of the image."""
@@ -40,7 +40,7 @@ class Model(LayerModel):
 
 @dataclass
 class Training(values.Training):
-    negatives: str = one_of(*WRONG_LABELS)
+    negatives: str = one_of(WRONG_LABELS)
     input_dropout: float = number(at_least=0, below=1)
     adversarial: float = number(at_least=0)
     sleep: int = number(at_least=0)

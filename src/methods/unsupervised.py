@@ -31,7 +31,7 @@ NEGATIVE_IMAGES = choices(negative_images)
 @dataclass
 class Model(LayerModel):
     hidden_dims: list[int] = widths(at_least=2, reason="because the read-out leaves the first one out")
-    weight_scale: str = one_of("fan_in", "fan_out")
+    weight_scale: str = one_of(["fan_in", "fan_out"])
     grids: list[int] | None = values.MISSING
     field: int = number(at_least=1)
 
@@ -55,7 +55,7 @@ class Model(LayerModel):
 
 @dataclass
 class Training(values.Training):
-    negatives: str = one_of(*NEGATIVE_IMAGES)
+    negatives: str = one_of(NEGATIVE_IMAGES)
     blurs: int = number(at_least=0)
     readout_epochs: int = number(at_least=0)
 
