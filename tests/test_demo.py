@@ -155,7 +155,7 @@ def server(tmp_path_factory) -> Iterator[SimpleNamespace]:
     temporary.mkdir()
     (folder / "sitecustomize.py").write_text(WATCH)
     environment = {"WATCHED": str(watched), "PYTHONPATH": str(folder), "TMPDIR": str(temporary)}
-    environment |= {"http_proxy": "http://127.0.0.9:9", "all_proxy": "http://127.0.0.9:9", "GRADIO_SHARE": "True"}
+    environment |= {"http_proxy": "http://127.0.0.9:9", "ALL_PROXY": "socks://127.0.0.9:9", "GRADIO_SHARE": "True"}
     options = dict(cwd=REPOSITORY, env=ONE_THREAD | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with subprocess.Popen([sys.executable, "-m", "src.demo"], text=True, **options) as process:
         said = process.stdout.readline()
