@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import re
 import shlex
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,14 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
             result |= {f"training_error_{rule}": 100 * count / len(examples) for rule, count in wrong.items()}
         write_json(out_dir / "result.json", result)  # it says that the run is finished
         if config.logging.pictures:
-            # Imported here, because matplotlib takes a second that the start need not pay.
-            from src.plots import draw_run
+            try:
+                # Imported here, because matplotlib takes a second that the start need not pay.
+                from src.plots import draw_run
 
-            draw_run(config, out_dir, net, test, scores)
+                draw_run(config, out_dir, net, test, scores)
+            except Exception as error:  # of whatever kind: the run is finished all the same
+                why = textwrap.shorten(f"{type(error).__name__}: {error}", 500)
+                log.warning(f"not all pictures were drawn ({why}); python -m src.plots RUN_FOLDER draws them again")
     return result
 
 
