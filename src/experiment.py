@@ -29,7 +29,7 @@ from src.training.validation import count_errors, scores_for
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any]:
+def run(config: Config, out_dir: Path | str, *, resume: bool = False) -> dict[str, Any]:
     """Trains and tests the net that `config` describes.
 
     Leaves config.yaml, metrics.jsonl, checkpoint.pt, model.pt, result.json and pictures in `out_dir`, and returns the
@@ -46,6 +46,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         DataError: the data are not there and cannot be fetched, or a file is not what it should be.
         SystemExit: a signal stopped the run, after its last epoch was saved.
     """
+    out_dir = Path(out_dir)
     if resume and (out_dir / "result.json").exists():
         log.info(f"{out_dir}: this run is finished; python -m src.plots draws its pictures again")
         return read_json(out_dir / "result.json")

@@ -114,6 +114,8 @@ def test_jitter_equals_a_loop_over_images(count, shape, max_shift, seed):
         assert sum(np.array_equal(shifted(before, shape, *shift), after) for shift in shifts) == 1
     np.testing.assert_array_equal(given_images.numpy(), images)
     assert torch.equal(moved, jitter(given_images, shape, max_shift=max_shift, generator=seeded(seed)))
+    with pytest.raises(ValueError, match=r"images are torch.float32, but should be torch.uint8, 0 to 255; net.scores"):
+        to_unit(to_unit(moved))
     assert to_unit(moved).dtype == torch.float32 and to_unit(moved).numpy() == pytest.approx(moved.numpy() / 255)
 
 
