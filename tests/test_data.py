@@ -472,6 +472,29 @@ def test_data_come_with_their_shape_and_classes(tmp_path, real, monkeypatch, no_
     assert load_test(name, root, "cpu").images.equal(parts[2].images)
 
 
+@pytest.mark.parametrize("kind", ["idx", "npz", "folder"])
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        (lambda images: images, ""),
+        (lambda images: images // 255, "no pixel is above 1, so that the images are nearly black; white should be 255"),
+        (lambda images: 255 - images, "most pixels are bright; nets learn far better from bright strokes on black"),
+    ],
+)
+def test_own_data_that_are_sorted_are_shuffled_and_odd_pixels_are_told_once(
+    tmp_path, real, caplog, kind, change, warning
+):
+    arrays = from_mnist(real, 10, 300, 100)
+    order = arrays[1].argsort(kind="stable")
+    arrays = [change(arrays[0][order]), arrays[1][order], change(arrays[2]), arrays[3]]
+    root = WRITE[kind](arrays, tmp_path / "own")
+    training, validation, _ = load(kind, root, "cpu", 60)
+    assert len(validation.labels.unique()) == 10 and training.labels.bincount().min() > 15
+    assert load(kind, root, "cpu", 60)[1].images.equal(validation.images)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 * bool(warning) and all(line.startswith(f"{root}: {warning}") for line in said)
+
+
 def test_pictures_are_grey_if_all_of_them_are(tmp_path, real):
     root = as_folder(from_mnist(real, 2, 8, 4), tmp_path)
     for number, mode in enumerate(("1", "LA", "RGB", "P")):  # grey, whatever the file calls it
