@@ -135,6 +135,8 @@ def job() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
+    except BrokenPipeError:  # as of `| head -1`: the run itself is finished
+        pass
     except Exception as error:
         log.error(f"error: {explain(error) or error}", exc_info=explain(error) is None)
         raise
