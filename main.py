@@ -1,7 +1,6 @@
 """Trains and tests a Forward-Forward net: `python -m main key=value`; `python -m main --cfg job` lists the keys."""
 
 import os
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -11,6 +10,7 @@ from omegaconf import DictConfig
 from src.config.errors import one_line_errors
 from src.config.launch import job, load_job
 from src.config.loading import register_schemas
+from src.config.values import expanded
 from src.experiment import run
 from src.results.tables import result_table
 
@@ -21,7 +21,7 @@ def main(values: DictConfig) -> None:
     # Around a single run too, as Hydra adds a line of its own to an error that leaves this function.
     with job() if settings.mode == RunMode.MULTIRUN else one_line_errors():
         os.chdir(settings.runtime.cwd)  # hydra.job.chdir=true or not, paths are as they were typed
-        folder = Path(values.resume or settings.runtime.output_dir).expanduser()
+        folder = expanded(values.resume or settings.runtime.output_dir)
         config, resume = load_job(values, settings.overrides.task, folder)
         print(result_table(run(config, folder, resume=resume)))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from src.config.values import expanded
 from src.datasets.batches import Examples
 from src.datasets.fetching import Dataset, fetch_missing
 from src.datasets.idx import FILES, DataError, find, parse
@@ -21,7 +22,9 @@ log = logging.getLogger(__name__)
 
 def read_idx(root: Path, row: Dataset) -> list[np.ndarray]:
     """Of four IDX files."""
-    folder = root / row.folder
+    # data.root may be the folder of the files itself; where their content is not known, it has to have the same name.
+    itself = find(root, row.files[0]) and (row.sha256 or root.as_posix().endswith(f"/{row.folder}"))
+    folder = root if itself else root / row.folder
     fetch_missing(folder, row)
     return [parse(find(folder, name), row.sha256 and row.sha256[name]) for name in row.files]
 
@@ -112,7 +115,7 @@ def _warn_of(training: Examples, root: Path | str) -> None:
 
 def _examples(row: Dataset, root: Path | str) -> list[Examples]:
     """The training and the test examples, checked."""
-    root = Path(root).expanduser().absolute()
+    root = expanded(root).absolute()
     train_images, train_labels, test_images, test_labels = row.read(root, row)
     shape, classes, examples = row.shape, row.classes, []
     for side, number, images, labels in (
