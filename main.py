@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from src.config.errors import one_line_errors
 from src.config.launch import check_search, job, load_job
 from src.config.loading import register_schemas
+from src.config.values import expanded
 from src.experiment import run
 from src.results.tables import result_table
 
@@ -22,7 +23,7 @@ def main(values: DictConfig) -> float | None:
     # Around a single run too, as Hydra adds a line of its own to an error that leaves this function.
     with job(values) if settings.mode == RunMode.MULTIRUN else one_line_errors():
         os.chdir(settings.runtime.cwd)  # hydra.job.chdir=true or not, paths are as they were typed
-        folder = Path(values.resume or settings.runtime.output_dir).expanduser()
+        folder = expanded(values.resume or settings.runtime.output_dir)
         config, resume = load_job(values, settings.overrides.task, folder)
         check_search(config, settings.runtime.choices["hydra/sweeper"])
         result = run(config, folder, resume=resume)

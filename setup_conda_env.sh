@@ -60,7 +60,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 if [[ -n $build ]]; then
     # pip, which conda starts, takes these settings from the environment: torch's own wheel index beside PyPI, and
     # the exact build. Without the second, a build already in the environment would pass for the one asked for.
-    constraints=$(mktemp)
+    constraints=$([[ ${TMPDIR-} != *[[:space:]]* ]] || unset TMPDIR; mktemp) # blanks part pip's list of such files
     trap 'rm -f "$constraints"' EXIT
     sed -nE "s/^ *- ((torch|torchvision)==[0-9.]+) *$/\1+$build/p" environment.yml >"$constraints"
     export PIP_CONSTRAINT="${PIP_CONSTRAINT:+$PIP_CONSTRAINT }$constraints"

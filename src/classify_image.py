@@ -111,11 +111,15 @@ def main() -> None:
         if target.resolve() in {path.resolve().parent for path in arguments.images}:
             raise ConfigError(f"{target} is where pictures are drawn into; none of the given ones may be there")
         pictures = [find(path, single=arguments.single) for path in arguments.images]
-        target.mkdir(exist_ok=True)
         for number, (path, (original, found)) in enumerate(zip(arguments.images, pictures, strict=True), start=1):
             picture = target / f"{number}_{path.stem}.png"
-            boxed(original, found).save(picture)
-            print(f"{path}\n{answer(scores_of(net, found))}\npicture: {picture}\n")
+            print(f"{path}\n{answer(scores_of(net, found))}")
+            try:
+                target.mkdir(exist_ok=True)
+                boxed(original, found).save(picture)
+                print(f"picture: {picture}\n")
+            except OSError as error:  # somebody else's run, for example
+                print(f"no picture: {error}\n")
 
 
 if __name__ == "__main__":

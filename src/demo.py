@@ -13,7 +13,6 @@ import tempfile
 from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.request import getproxies
 
 from PIL import Image
 from torch import Tensor
@@ -145,8 +144,6 @@ def serve(blocks: Any) -> str:
     """Begins to serve the page, on this machine alone; returns its address. Raises OSError if no port is free."""
     import gradio
 
-    # Gradio asks itself whether it can be reached: not by way of a proxy.
-    os.environ["no_proxy"] = ",".join(filter(None, [getproxies().get("no"), "127.0.0.1"]))
     _, address, _ = blocks.launch(
         server_name="127.0.0.1",
         share=False,
@@ -168,6 +165,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=KEPT, metavar="RUN_FOLDER")
     arguments = parser.parse_args()
     with one_line_errors(), tempfile.TemporaryDirectory() as uploads:
+        # Gradio fails to start with some kinds of proxy. It asks nobody but itself.
+        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+            del os.environ[name]
+        os.environ["no_proxy"] = "127.0.0.1"  # of a proxy in the system's settings, too
         os.environ["GRADIO_TEMP_DIR"] = uploads  # a photograph stays no longer than the page
         blocks = page(arguments.folder)
         print(f"draw at {serve(blocks)} (Ctrl-C ends it)", flush=True)

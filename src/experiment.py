@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import re
 import shlex
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from src.training.validation import count_errors, scores_for
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any]:
+def run(config: Config, out_dir: Path | str, *, resume: bool = False) -> dict[str, Any]:
     """Trains and tests the net that `config` describes.
 
     Leaves config.yaml, metrics.jsonl, checkpoint.pt, model.pt, result.json and pictures in `out_dir`, and returns the
@@ -45,6 +46,7 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
         DataError: the data are not there and cannot be fetched, or a file is not what it should be.
         SystemExit: a signal stopped the run, after its last epoch was saved.
     """
+    out_dir = Path(out_dir)
     if resume and (out_dir / "result.json").exists():
         log.info(f"{out_dir}: this run is finished; python -m src.plots draws its pictures again")
         return read_json(out_dir / "result.json")
@@ -88,10 +90,14 @@ def run(config: Config, out_dir: Path, *, resume: bool = False) -> dict[str, Any
             result |= {f"training_error_{rule}": 100 * count / len(examples) for rule, count in wrong.items()}
         write_json(out_dir / "result.json", result)  # it says that the run is finished
         if config.logging.pictures:
-            # Imported here, because matplotlib takes a second that the start need not pay.
-            from src.plots import draw_run
+            try:
+                # Imported here, because matplotlib takes a second that the start need not pay.
+                from src.plots import draw_run
 
-            draw_run(config, out_dir, net, test, scores)
+                draw_run(config, out_dir, net, test, scores)
+            except Exception as error:  # of whatever kind: the run is finished all the same
+                why = textwrap.shorten(f"{type(error).__name__}: {error}", 500)
+                log.warning(f"not all pictures were drawn ({why}); python -m src.plots RUN_FOLDER draws them again")
     return result
 
 

@@ -161,6 +161,8 @@ def test_every_kind_of_file_gives_the_same_digit(images, tmp_path):
         "rgb.png": sheet.convert("RGB"), "rgba.png": sheet.convert("RGBA"), "transparent.png": transparent,
         "palette.gif": sheet.convert("P"), "cmyk.tif": sheet.convert("CMYK"), "quality.jpg": sheet,
         "16_bits.png": Image.fromarray(np.asarray(sheet).astype(np.uint16) * 257), "black.png": ImageOps.invert(sheet),
+        **{f"{n}_in_16.png": Image.fromarray(np.asarray(sheet).astype(np.uint16) << n - 8) for n in (10, 12)},
+        "floats.tif": Image.fromarray(np.asarray(sheet, dtype=np.float32) / 255),
         "large.png": sheet.resize((2400, 3600)), "two_colours.png": sheet.resize((2400, 3600)).convert("1", dither=0),
     }  # fmt: skip
     for name, image in kinds.items():
@@ -200,6 +202,14 @@ def test_the_command_prints_and_draws_what_the_net_says(run_folder, test_set, im
     for line, rule in zip(of_two.splitlines()[-3:-1], ("goodness", "one_pass"), strict=True):
         assert line.endswith(": {} {}".format(*said[rule][3:].argmax(dim=1).tolist()))
     assert [Image.open(picture).size for picture in pictures[:3]] == 3 * [(200, 300)]
+
+
+def test_where_nothing_can_be_drawn_the_verdicts_are_given(run_folder, test_set, tmp_path):
+    grey(test_set.images[0]).save(tmp_path / "seven.png")
+    (run_folder / "classified").write_text("no folder")
+    done = command(str(run_folder), *2 * [str(tmp_path / "seven.png")], module="src.classify_image")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("in one pass: ") == 2 == done.stdout.count("\nno picture: [Errno 17] File exists: ")
 
 
 def test_the_picture_has_a_box_around_each_digit():

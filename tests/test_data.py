@@ -113,6 +113,8 @@ def test_jitter_equals_a_loop_over_images(count, shape, max_shift, seed):
         assert sum(np.array_equal(shifted(before, shape, *shift), after) for shift in shifts) == 1
     np.testing.assert_array_equal(given_images.numpy(), images)
     assert torch.equal(moved, jitter(given_images, shape, max_shift=max_shift, generator=seeded(seed)))
+    with pytest.raises(ValueError, match=r"images are torch.float32, but should be torch.uint8, 0 to 255; net.scores"):
+        to_unit(to_unit(moved))
     assert to_unit(moved).dtype == torch.float32 and to_unit(moved).numpy() == pytest.approx(moved.numpy() / 255)
 
 
@@ -464,6 +466,29 @@ def test_data_come_with_their_shape_and_classes(tmp_path, real, monkeypatch, no_
         found, expected = sorted(found), sorted(expected)
     assert found == expected
     assert load_test(name, root, "cpu").images.equal(parts[2].images)
+
+
+@pytest.mark.parametrize("kind", ["idx", "npz", "folder"])
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        (lambda images: images, ""),
+        (lambda images: images // 255, "no pixel is above 1, so that the images are nearly black; white should be 255"),
+        (lambda images: 255 - images, "most pixels are bright; nets learn far better from bright strokes on black"),
+    ],
+)
+def test_own_data_that_are_sorted_are_shuffled_and_odd_pixels_are_told_once(
+    tmp_path, real, caplog, kind, change, warning
+):
+    arrays = from_mnist(real, 10, 300, 100)
+    order = arrays[1].argsort(kind="stable")
+    arrays = [change(arrays[0][order]), arrays[1][order], change(arrays[2]), arrays[3]]
+    root = WRITE[kind](arrays, tmp_path / "own")
+    training, validation, _ = load(kind, root, "cpu", 60)
+    assert len(validation.labels.unique()) == 10 and training.labels.bincount().min() > 15
+    assert load(kind, root, "cpu", 60)[1].images.equal(validation.images)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 * bool(warning) and all(line.startswith(f"{root}: {warning}") for line in said)
 
 
 def test_pictures_are_grey_if_all_of_them_are(tmp_path, real):

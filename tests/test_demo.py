@@ -84,6 +84,8 @@ def test_the_nets_of_every_method_say_what_they_have(overrides):
     net, image = new_net(config, MNIST_MAP, 10), drawing(SEVEN)
     pixels = demo.digits(image, single=True)[0].pixels
     scores = {rule: of_image[0] for rule, of_image in net.scores(to_unit(pixels.view(1, -1))).items()}
+    with pytest.raises(ValueError, match=r"images are torch.uint8, but should be floats in \[0, 1\], as to_unit makes"):
+        net.scores(pixels.view(1, -1))
 
     said = demo.answer(net, image)
     assert dict(re.findall(r"data-rule='(\w+)'>(\d)<", said)) == {k: str(v) for k, v in headlines(scores).items()}
@@ -155,7 +157,7 @@ def server(tmp_path_factory) -> Iterator[SimpleNamespace]:
     temporary.mkdir()
     (folder / "sitecustomize.py").write_text(WATCH)
     environment = {"WATCHED": str(watched), "PYTHONPATH": str(folder), "TMPDIR": str(temporary)}
-    environment |= {"http_proxy": "http://127.0.0.9:9", "all_proxy": "http://127.0.0.9:9", "GRADIO_SHARE": "True"}
+    environment |= {"http_proxy": "http://127.0.0.9:9", "ALL_PROXY": "socks://127.0.0.9:9", "GRADIO_SHARE": "True"}
     options = dict(cwd=REPOSITORY, env=ONE_THREAD | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with subprocess.Popen([sys.executable, "-m", "src.demo"], text=True, **options) as process:
         said = process.stdout.readline()

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from commands import command
 from nets import MNIST_MAP, examples
 from PIL import Image
 from test_config import composed
@@ -60,6 +61,14 @@ def test_a_run_leaves_its_pictures(few_images, tmp_path):
     run(composed("experiment=local_receptive_fields", *few_images, *small), tmp_path)
     drawn = {path.stem: path.stat().st_size for path in tmp_path.glob("*.png")}
     assert drawn.keys() == ALWAYS | OWN["unsupervised"] | {"learning_curve"} and max(drawn.values()) < 300_000
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_cost_the_table(few_images, tmp_path):
+    (tmp_path / "confusion.png").mkdir()
+    small = ["model.hidden_dims=[8,6]", "training.epochs=1", f"hydra.run.dir={tmp_path}"]
+    done = command(*few_images, *small)
+    assert done.returncode == 0 and (tmp_path / "result.json").exists(), done.stderr
+    assert done.stdout.count("not all pictures were drawn (IsADirectoryError: ") == 1 and "Tested once" in done.stdout
 
 
 @pytest.mark.parametrize(("method", "classes"), [*zip(OWN, (13, 2, 26, 2), strict=True)])

@@ -180,6 +180,15 @@ def test_folders_are_gathered_and_what_is_no_finished_run_is_named(tmp_path, cap
         assert line.startswith(f"skipped {sweep / f'bad{number}'}: no finished run (") and words in line
 
 
+def test_links_to_runs_are_followed_and_each_run_is_read_once(tmp_path, capsys):
+    sweep, links = write_seeds(tmp_path / "sweep", [1.3, 1.4]), tmp_path / "links"
+    single = write_run(tmp_path / "single", 2, 1.5)
+    links.mkdir()
+    for name, target in {"a": single, "b": single, "sweep": sweep, "circle": links}.items():
+        (links / name).symlink_to(target)
+    assert [run.result["seed"] for run in gather([links, single])] == [2, 0, 1] and capsys.readouterr().err == ""
+
+
 def test_every_experiment_stands_beside_what_was_published_with_runs_of_exactly_its_values(tmp_path, command):
     full = {"data__validation_images": 0}
     write_seeds(tmp_path / "a", [1.3, 1.4, 1.5])

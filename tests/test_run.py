@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,8 @@ def test_damaged_data_are_one_line_of_their_job_and_do_not_end_the_others(tmp_pa
         ("training.epochz=1", "epochz"),
         ("data.root=/dev/null/data", "Not a directory: '/dev/null/data"),
         ("hydra.run.dir=/dev/null/run", "Not a directory: '/dev/null/run"),
+        ('data.root="~nobody.here/x"', "~nobody.here/x: there is no home folder of that name"),
+        ('resume="~nobody.here/x"', "~nobody.here/x: there is no home folder of that name"),
     ],
 )
 def test_bad_input_is_one_line_before_any_data_is_loaded(tmp_path, override, expected):
@@ -250,6 +253,20 @@ def test_a_gpu_that_cannot_be_used_is_one_line(refused, expected):
         raise RuntimeError(f"CUDA error: {refused}\nCUDA kernel errors might be")
 
 
+def test_a_reader_that_goes_and_a_terminal_without_some_characters_are_no_error(start, tmp_path, few_images):
+    process = start(*SMALL, *few_images, "training.epochs=3", f"hydra.run.dir={tmp_path}/run", stdout=-1, stderr=-1)
+    process.stdout.readline()
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(170)) == ("", 141)
+    assert read_json(tmp_path / "run" / "result.json")["epochs"] == 3
+    results = str(REPOSITORY / "results" / "minute")
+    done = command(results, module="src.report", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "") and re.search(r"\d \+- 0\.", done.stdout)
+    few_images = [*few_images, 'name="Größe ×2"', f"hydra.run.dir={tmp_path}/named"]
+    done = command(*SMALL, *few_images, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "") and "this run (Gro?e x2, on idx)" in done.stdout
+
+
 def test_of_runs_that_start_at_once_none_shares_a_folder(start, tmp_path, few_images):
     """Two with one name for their folders, where the second gets another; and two in a fixed one, where one is refused.
 
@@ -272,6 +289,24 @@ def test_of_runs_that_start_at_once_none_shares_a_folder(start, tmp_path, few_im
     assert {read_json(folder / "result.json")["seed"] for folder in folders[1:]} == {0, 1}
     for folder in folders:
         assert (folder / "main.log").read_text().count(f"run in {folder}\n") == 1
+
+
+def test_a_relative_data_root_is_found_from_another_folder(tmp_path, mnist_root):
+    """By `src.evaluate` and a resumed run. It may name the folder of the files itself."""
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    (here / "FashionMNIST").mkdir(parents=True)
+    elsewhere.mkdir()
+    (here / "FashionMNIST" / "raw").symlink_to(mnist_root.absolute() / "MNIST" / "raw")
+    python = partial(subprocess.run, env=ONE_THREAD | {"PATH": ""}, capture_output=True, text=True)
+    for dataset, root in (("mnist", "FashionMNIST/raw"), ("fashion_mnist", "FashionMNIST/raw")):
+        run = [sys.executable, REPOSITORY / "main.py", *SMALL, f"dataset={dataset}", f"data.root={root}"]
+        done = python([*run, f"hydra.run.dir={tmp_path / dataset}"], cwd=here)
+        assert (done.returncode, done.stderr) == (0, "")
+        for file, argument in (("src/evaluate.py", tmp_path / dataset), ("main.py", f"resume={tmp_path / dataset}")):
+            done = python([sys.executable, REPOSITORY / file, argument], cwd=elsewhere)
+            assert (done.returncode, done.stderr) == (0, "")
+            (tmp_path / dataset / "result.json").unlink()
+    assert not list(elsewhere.iterdir())
 
 
 @pytest.mark.parametrize("version", [(3, 9, 2), (3, 14, 0)])

@@ -169,16 +169,17 @@ def test_creates_the_environment_and_updates_it_the_second_time(setup, tools, cr
     ("argument", "build"), [("cpu", "cpu"), ("12.6", "cu126"), ("13.0", "cu130"), ("13.2", "cu132")]
 )
 def test_the_argument_selects_the_build_in_the_one_installing_call(setup, argument, build):
-    """And keeps what the user has told pip."""
+    """And keeps what the user has told pip, also where TMPDIR has a blank."""
     setup.add_tool("conda")
     pins = {r.name: pinned_version(r) for r in read_requirements("requirements.txt")}
     setup.run(argument)
-    setup.run(argument, PIP_EXTRA_INDEX_URL="https://example.org/simple")
+    setup.run(argument, PIP_EXTRA_INDEX_URL="https://example.org/simple", TMPDIR=str(setup.project))
     created, updated = setup.installing_calls()
     assert created.index == f"https://download.pytorch.org/whl/{build}"
     assert updated.index == f"https://example.org/simple {created.index}"
     for call in (created, updated):
         assert call.constraints == f"torch=={pins['torch']}+{build} torchvision=={pins['torchvision']}+{build}"
+        assert " " not in call.constraints_file, "for pip, two files"
         assert not Path(call.constraints_file).exists(), "left behind"
 
 

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.config import errors
 from src.config.errors import explain, one_line_errors
 from src.config.loading import begun, composed, load, load_saved
-from src.config.values import Config, ConfigError
+from src.config.values import Config, ConfigError, expanded
 from src.training.signals import SIGNALS
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def run_folder(new: str, *, _root_: DictConfig) -> str:
     the `new_folder`.
     """
     if _root_.resume:
-        return str(Path(_root_.resume).expanduser().absolute())
+        return str(expanded(_root_.resume).absolute())
     if _root_.hydra.mode == RunMode.MULTIRUN:
         config = load(_root_)
         for folder in sorted(Path(new).parent.glob(f"*_{glob.escape(config.name)}_seed{config.seed}*")):
@@ -67,7 +67,7 @@ def load_job(values: DictConfig, overrides: Sequence[str], folder: Path | None =
     configuration: a job that is back in Slurm's queue, or the same command again. Raises as `load` and `load_saved` do.
     """
     if values.resume is not None:
-        return load_saved(Path(values.resume).expanduser(), overrides), True
+        return load_saved(expanded(values.resume), overrides), True
     config = load(values)
     saved = begun(folder, config) if folder else None
     return saved or config, saved is not None
@@ -146,6 +146,8 @@ def job(values: DictConfig) -> Iterator[None]:
         if (digests := os.environ.get(DIGESTS)) and digest(values) not in digests:
             raise ConfigError("a file of configs/ was changed since the sweep was started; start it again")
         yield
+    except BrokenPipeError:  # as of `| head -1`: the run itself is finished
+        pass
     except Exception as error:
         log.error(f"error: {explain(error) or error}", exc_info=explain(error) is None)
         raise

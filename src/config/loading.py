@@ -18,7 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from src import methods
 from src.config.errors import USER_ERRORS, explain
-from src.config.values import Config, ConfigError, check
+from src.config.values import Config, ConfigError, check, expanded
 from src.datasets.table import DATASETS
 from src.layers.connections import Map
 
@@ -55,13 +55,14 @@ def load(values: DictConfig) -> Config:
     """The checked configuration of Hydra's `values`, for whatever machine.
 
     Raises:
-        ConfigError: a value is out of range.
+        ConfigError: a value is out of range, or data.root is of an unknown user.
         OmegaConfBaseException: one is missing, or a key was added with "+" that the schema has not.
     """
     content = OmegaConf.to_container(values)
     content.pop("hydra", None)
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(OmegaConf.get_type(values)), content))
     check(config)
+    expanded(config.data.root)
     if not (row := DATASETS[config.dataset]).own:
         check_images(config, row.train_images, row.shape, row.classes)
     return config
@@ -103,7 +104,9 @@ def load_saved(folder: Path, overrides: Sequence[str] = ()) -> Config:
         saved = OmegaConf.load(path)
         groups = composed(f"method={saved.method}", f"dataset={saved.dataset}")
         values = OmegaConf.merge(groups, saved, {"resume": None})
-        load(values)
+        root, starts = expanded(load(values).data.root), sorted(folder.glob(".hydra/*/hydra.yaml"))
+        if starts and not root.exists():  # a relative one is seen from where the run was started
+            values.data.root = str(OmegaConf.load(starts[0]).hydra.runtime.cwd / root)
     except USER_ERRORS as error:
         another = "it is damaged, or of another version, whose commit is in result.json"
         raise ConfigError(f"{path}: {explain(error)}; {another}") from error
@@ -118,5 +121,8 @@ def begun(folder: Path, config: Config) -> Config | None:
         saved = load_saved(folder)
     except USER_ERRORS:
         return None
+    roots = {expanded(each.data.root).absolute() for each in (saved, config)}
+    if not DATASETS[config.dataset].own or len(roots) == 1:  # only data of one's own are told apart by their folder
+        saved.data.root = config.data.root
     asked = asdict(config) | ({"precision": saved.precision} if config.precision == "auto" else {})
     return saved if asdict(saved) == asked else None

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields, is_dataclass
 from inspect import getmembers, isfunction
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +29,14 @@ def choices(module: ModuleType) -> dict[str, Callable]:
     """The public functions that `module` defines, by name."""
     own = getmembers(module, lambda member: isfunction(member) and member.__module__ == module.__name__)
     return {name: function for name, function in own if not name.startswith("_")}
+
+
+def expanded(path: str | Path) -> Path:
+    """`path` with ~ and ~name as the folders of users. Raises ConfigError if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: there is no home folder of that name; write the path out") from error
 
 
 def _ruled(fits: Callable[[Any], Any], rule: str) -> Any:

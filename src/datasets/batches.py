@@ -57,5 +57,7 @@ def jitter(images: Tensor, shape: Map, max_shift: int, generator: torch.Generato
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """uint8 pixels 0..255 as float32 in [0, 1], any shape."""
+    """uint8 pixels 0..255 as float32 in [0, 1], any shape. Raises ValueError if they are something else."""
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images are {images.dtype}, but should be torch.uint8, 0 to 255; net.scores takes floats")
     return images.to(torch.float32) / 255

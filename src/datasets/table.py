@@ -4,21 +4,27 @@ The official split (section 3 of arXiv 2212.13345): the images of the training f
 out to validate on, and those of the test file.
 """
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from src.config.values import expanded
 from src.datasets.batches import Examples
 from src.datasets.fetching import Dataset, fetch_missing
 from src.datasets.idx import FILES, DataError, find, parse
 from src.datasets.own import read_folder, read_npz
 from src.layers.connections import Map
 
+log = logging.getLogger(__name__)
+
 
 def read_idx(root: Path, row: Dataset) -> list[np.ndarray]:
     """Of four IDX files."""
-    folder = root / row.folder
+    # data.root may be the folder of the files itself; where their content is not known, it has to have the same name.
+    itself = find(root, row.files[0]) and (row.sha256 or root.as_posix().endswith(f"/{row.folder}"))
+    folder = root if itself else root / row.folder
     fetch_missing(folder, row)
     return [parse(find(folder, name), row.sha256 and row.sha256[name]) for name in row.files]
 
@@ -73,13 +79,19 @@ def load(
 ) -> tuple[Examples, Examples, Examples]:
     """(training, validation, test) examples of one of DATASETS on `device`; MNIST's are 55 MB in all.
 
-    The last `validation_images` of the training images are the validation examples; 0 leaves those empty.
+    The last `validation_images` of the training images are the validation examples; 0 leaves those empty. People's own
+    images are shuffled before, always alike, if their file is sorted by class.
 
     Raises:
         DataError: a file is missing, damaged or of something else; images and labels do not fit each other or the
             data set; or too many are held out.
     """
     training, test = _examples(DATASETS[dataset], root)
+    if DATASETS[dataset].own:
+        _warn_of(training, root)
+        if len(training.labels.unique_consecutive()) == training.classes:  # one class after the other
+            order = torch.randperm(len(training), generator=torch.Generator().manual_seed(0))
+            training = training[order.tolist()]
     count = len(training) - validation_images
     if count < 1 or len(training.labels[:count].unique()) < training.classes:
         must = f"must be below the number of training images, {len(training)}, and leave some of each class"
@@ -92,9 +104,18 @@ def load_test(dataset: str, root: Path | str, device: torch.device | str) -> Exa
     return _examples(DATASETS[dataset], root)[1].to(device)
 
 
+def _warn_of(training: Examples, root: Path | str) -> None:
+    """Warns where people's own images are nearly black, or dark on bright: nets learn badly from them."""
+    brightest = int(training.images.max())
+    if brightest < 64:
+        log.warning(f"{root}: no pixel is above {brightest}, so that the images are nearly black; white should be 255")
+    elif training.shape.channels == 1 and 2 * int((training.images > 191).sum()) > training.images.numel():
+        log.warning(f"{root}: most pixels are bright; nets learn far better from bright strokes on black, 255 - images")
+
+
 def _examples(row: Dataset, root: Path | str) -> list[Examples]:
     """The training and the test examples, checked."""
-    root = Path(root).expanduser().absolute()
+    root = expanded(root).absolute()
     train_images, train_labels, test_images, test_labels = row.read(root, row)
     shape, classes, examples = row.shape, row.classes, []
     for side, number, images, labels in (

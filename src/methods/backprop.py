@@ -80,7 +80,7 @@ class Net(AnyNet):
     @torch.no_grad()
     def scores(self, images: Tensor) -> dict[str, Tensor]:
         """By the read-out."""
-        return {"one_pass": self.readout(self.activities(images)[-1])}
+        return {"one_pass": self.readout(self.activities(self.checked(images))[-1])}
 
 
 @torch.no_grad()

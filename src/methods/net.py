@@ -47,6 +47,12 @@ class Net(nn.Module):
             return images
         return ((images.unflatten(1, (-1, self.shape.channels)) - self.pixel_mean) / self.pixel_std).flatten(1)
 
+    def checked(self, images: Tensor) -> Tensor:
+        """The same images. Raises ValueError if they are bytes."""
+        if not images.is_floating_point():
+            raise ValueError(f"images are {images.dtype}, but should be floats in [0, 1], as to_unit makes of bytes")
+        return images
+
     @abstractmethod
     def phases(self, training: Training) -> list[Phase]:
         """What is trained, in order, with which update and which optimiser."""
@@ -55,5 +61,5 @@ class Net(nn.Module):
     def scores(self, images: Tensor) -> dict[str, Tensor]:
         """The score of every class by every rule to classify, the paper's rule first.
 
-        Images in [0, 1], [B, shape.size] -> each [B, classes].
+        Images in [0, 1], [B, shape.size] -> each [B, classes]. Raises ValueError as `checked` does.
         """

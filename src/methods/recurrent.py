@@ -152,7 +152,7 @@ class Net(AnyNet):
         read-out's logits after the bottom-up pass), "goodness_all_iterations", "goodness_layer_1".. (one layer alone,
         deciding iterations).
         """
-        over_time = self.goodness_over_time(images)  # [T, L, B, classes]
+        over_time = self.goodness_over_time(self.checked(images))  # [T, L, B, classes]
         goodnesses = self.deciding(over_time)
         return {
             "goodness": goodnesses.sum(dim=0),

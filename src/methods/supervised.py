@@ -123,7 +123,7 @@ class Net(AnyNet):
         the neutral code), "goodness_all_layers" (the first included), "goodness_and_one_pass" (the latter and the
         logits, each standardised over the labels, added), "goodness_layer_1".. (one layer alone).
         """
-        pixels = self.first.of_pixels(images, self.classes)
+        pixels = self.first.of_pixels(self.checked(images), self.classes)
         per_label = []
         for label in range(self.classes):
             _, h = self.first.under(pixels, one_hot(images.new_full((len(images),), label).long(), self.classes))

@@ -118,7 +118,7 @@ class Net(AnyNet):
     @torch.no_grad()
     def scores(self, images: Tensor) -> dict[str, Tensor]:
         """By the read-outs; no label is written anywhere."""
-        features = self.features(self.normalised(images))
+        features = self.features(self.normalised(self.checked(images)))
         return {rule: self.readouts[rule](n) for rule, n in features.items()}
 
 

@@ -109,7 +109,8 @@ def coloured(image: Image.Image) -> Array:
     """RGB from 0 to 1 (float32 [H, W, 3]); what is transparent is black if the rest is rather bright, else white."""
     if image.mode.startswith(("I", "F")):
         grey = np.asarray(image, dtype=np.float32)
-        grey = (grey / (255 if grey.max() <= 255 else 65_535)).clip(0, 1)
+        bits = max(1, np.ceil(np.log2(grey.max() + 1)))  # of whatever depth, or numbers in [0, 1]
+        grey = (grey / (2**bits - 1)).clip(0, 1)
         return np.repeat(grey[:, :, None], 3, axis=2)
     pixels = np.asarray(image.convert("RGBA"), dtype=np.float32) / 255
     rgb, alpha = pixels[:, :, :3], pixels[:, :, 3:]

@@ -1,6 +1,7 @@
 """Finished runs, found below folders and grouped by their configurations."""
 
 import json
+import os
 import sys
 from collections import defaultdict
 from functools import cache
@@ -91,10 +92,16 @@ def gather(folders: list[Path], validation: bool = False) -> list[Run]:
     for folder in folders:
         if not folder.is_dir():
             sys.exit(f"error: there is no folder {folder}")
-    files = [file for folder in folders for file in folder.rglob("config.yaml")]
-    found = {file.parent.resolve(): file.parent for file in files if ".hydra" not in file.parts}  # Hydra's own record
+    found = {}  # by where it really is, as links are followed
+    for top in folders:
+        for path, below, files in os.walk(top, followlinks=True):
+            below.sort()
+            if (real := os.path.realpath(path)) in found or path.endswith(".hydra"):  # Hydra's own record
+                below.clear()
+            else:
+                found[real] = Path(path) if "config.yaml" in files else None
     runs, wanted = [], "finished run with validation errors" if validation else "finished run"
-    for path in sorted(found.values()):
+    for path in sorted(filter(None, found.values())):
         try:
             runs.append(read_run(path, validation))
         except Exception as error:  # what comes of files that are missing, damaged or not those of a run
