@@ -18,7 +18,7 @@ from src.config.values import ConfigError
 from src.datasets.batches import Examples
 from src.datasets.table import load_test
 from src.experiment import new_net, resuming
-from src.layers.connections import Map
+from src.layers.fields import Map
 from src.methods.net import Net
 from src.results.tables import errors_table
 from src.training.checkpoint import loaded

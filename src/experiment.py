@@ -17,7 +17,7 @@ from src.config.loading import check_images
 from src.config.values import Config, ConfigError
 from src.datasets.batches import Examples
 from src.datasets.table import load
-from src.layers.connections import Map
+from src.layers.fields import Map
 from src.methods.net import Net
 from src.training.checkpoint import locked, restore, save, training_state, write_atomically
 from src.training.device import PRECISIONS, describe, resolve_precision, use

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from nets import BATCH, HIDDEN_DIMS, SHEET_RATES, assert_close, full_matrix, optimizer_for, tensors
 
-from src.layers.connections import Map
+from src.layers.fields import Map
 from src.methods import backprop
 from src.methods.backprop import adversarial_images, step
 from src.training.optimiser import gain, set_gain

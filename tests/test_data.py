@@ -44,7 +44,7 @@ from src.datasets.own import ARRAYS
 from src.datasets.table import DATASETS, MNIST_SHA256, load, load_test, read_idx
 from src.evaluate import evaluate
 from src.experiment import run
-from src.layers.connections import Map
+from src.layers.fields import Map
 from src.results.tables import result_table
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # a forked child runs no tensor code

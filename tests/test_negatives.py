@@ -9,7 +9,7 @@ from nets import MNIST_MAP
 from reference_others import blurred
 
 from src.config.values import choices
-from src.layers.connections import Map
+from src.layers.fields import Map
 from src.negatives import wrong_labels
 from src.negatives.codes import embed, neutral, one_hot
 from src.negatives.images import hybrids

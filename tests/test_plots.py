@@ -13,7 +13,7 @@ from test_config import composed
 from images import draw_training
 from src.datasets.batches import Examples
 from src.experiment import new_net, run
-from src.layers.connections import Map
+from src.layers.fields import Map
 from src.layers.losses import logistic, symba
 from src.negatives.masks import random_masks
 from src.pictures import figures, methods

@@ -20,7 +20,7 @@ from src import methods
 from src.config.errors import USER_ERRORS, explain
 from src.config.values import Config, ConfigError, check, expanded
 from src.datasets.table import DATASETS
-from src.layers.connections import Map
+from src.layers.fields import Map
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.layers.connections import Map
+from src.layers.fields import Map
 
 
 @dataclass(frozen=True)

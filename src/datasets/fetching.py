@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from src.datasets.idx import FILES, DataError, find, parse
-from src.layers.connections import Map
+from src.layers.fields import Map
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from src.datasets.batches import Examples
 from src.datasets.fetching import Dataset, fetch_missing
 from src.datasets.idx import FILES, DataError, find, parse
 from src.datasets.own import read_folder, read_npz
-from src.layers.connections import Map
+from src.layers.fields import Map
 
 log = logging.getLogger(__name__)
 

@@ -4,16 +4,15 @@ They are bottom-up or top-down by what they are given to see, and they know the 
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.config.values import ConfigError
+from src.layers.fields import OWN, SEEN, Fields, Map
 
 # "fp32" is fp32, even where the environment asks for TF32, as NVIDIA's containers do.
 torch.set_float32_matmul_precision("highest")
@@ -21,65 +20,16 @@ torch.set_float32_matmul_precision("highest")
 NEGLIGIBLE = 1e-10  # of the largest in the batch: beyond what fp32 resolves, even from hundreds of samples together
 # Of few samples the product is cheap, and in fp32 it is added within it; in bf16 it is written, widened and then added.
 FEW_SAMPLES = 96
-CACHED = 256  # maps whose windows are gathered at a time
-SEEN, OWN = 0, 1  # the maps at both sides of connections
-
-
-class Map(NamedTuple):
-    """An image, a layer or a label: so many numbers (channels) at each of height x width locations.
-
-    As a vector it is ordered location by location, row by row, channels last.
-    """
-
-    height: int
-    width: int
-    channels: int
-
-    @property
-    def size(self) -> int:
-        return self.height * self.width * self.channels
-
-
-class Windows(NamedTuple):
-    """`count` windows along one side of a map, of `size` locations each, the first from `start`, one each `step`."""
-
-    start: int
-    size: int
-    step: int
-    count: int
-
-    @property
-    def all(self) -> slice:
-        return slice(self.start, self.start + (self.count - 1) * self.step + self.size)
-
-
-def along(own: int, seen: int, field: int, stride: int, padding: int, tile: int) -> list[tuple[Windows, Windows]]:
-    """Along one side: what tiles of `own` locations see of so many `seen`, and the tiles. Those at a border see less.
-
-    A list, as windows of one size are taken together.
-    """
-    found, whole = [], field + (tile - 1) * stride
-    for at in range(0, own, tile):
-        start = at * stride - padding
-        sees = Windows(max(start, 0), min(start + whole, seen) - max(start, 0), tile * stride, 1)
-        if found and found[-1][0].size == sees.size == whole:
-            found[-1] = tuple(each._replace(count=each.count + 1) for each in found[-1])
-        else:
-            found.append((sees, Windows(at, tile, tile, 1)))
-    return found
 
 
 class Connections(nn.Module):
     """W n. Dense, or without weight sharing from fields: each location of `own` sees a square of `seen` (section 3.2).
 
-    `weight` is [own.size, seen.size]; of fields, it holds a matrix for each tile (`of_tiles`).
+    `weight` is [own.size, seen.size]; with `fields`, it holds a matrix for each tile (`Fields.matrices`).
 
     Args:
         seen, own: the maps.
-        field: side of the square that a location sees; None for all of `seen`.
-        stride: from one square to the next; padding: by which the first one reaches beyond the border, where it is cut.
-        tile: so many locations per side are multiplied at once, with a mask inside for what each does not see. Fields
-            that overlap much are faster so.
+        field: side of the square that a location sees; None for all of `seen`. stride, padding, tile: see `Fields`.
         std: of the initial weights, from `generator` (on the CPU, so that every device starts from the same net).
         dtype: of the products, which are rounded to it; weights and their smoothed gradients g stay in fp32.
     """
@@ -98,24 +48,13 @@ class Connections(nn.Module):
         dtype: torch.dtype,
     ):
         super().__init__()
-        self.seen, self.own, self.field, self.padding, self.dtype = seen, own, field, padding, dtype
+        self.seen, self.own, self.dtype, self.fields = seen, own, dtype, None
         shape, mask = [own.size, seen.size], None
         if field is not None:
-            down, across = (
-                along(own[side], seen[side], field=field, stride=stride, padding=padding, tile=tile) for side in (0, 1)
-            )
-            # Tiles that see equally much are multiplied together: those in a corner, at an edge, and inside.
-            together = defaultdict(list)
-            for (sees_down, own_down), (sees_across, own_across) in product(down, across):
-                block = (sees_down, sees_across), (own_down, own_across)
-                together[sees_down.size * sees_across.size * seen.channels].append(block)
-            self.blocks = list(together.values())
-            self.shapes = [
-                (sum(rows.count * columns.count for _, (rows, columns) in blocks), tile**2 * own.channels, inputs)
-                for inputs, blocks in together.items()
-            ]
-            shape = self.shapes[0] if len(self.shapes) == 1 else [sum(map(math.prod, self.shapes))]
-            mask = self._inside_fields(stride).view(shape) if tile > 1 else None
+            self.fields = Fields(seen, own, size=field, stride=stride, padding=padding, tile=tile)
+            shapes = self.fields.shapes
+            shape = shapes[0] if len(shapes) == 1 else [sum(map(math.prod, shapes))]
+            mask = self.fields.mask().view(shape) if tile > 1 else None
         self.weight = nn.Parameter(std * torch.randn(shape, generator=generator))
         self.register_buffer("mask", mask, persistent=False)
         if self.mask is not None:
@@ -123,39 +62,9 @@ class Connections(nn.Module):
         self.register_buffer("rounded", None if dtype == torch.float32 else self.weight.to(dtype), persistent=False)
         self.rounded_at: int | None = None  # which version of the weight `rounded` is of
 
-    def _inside_fields(self, stride: int) -> Tensor:
-        """Which inputs of its tile each unit sees, in the order of the weights (fp32, 0 or 1)."""
-        masks = []
-        for units, inputs in self.places():
-            own, seen = torch.unravel_index(units, self.own)[:2], torch.unravel_index(inputs, self.seen)[:2]
-            first = [place[:, :, None] * stride - self.padding for place in own]  # of each unit's field
-            down, across = (place[:, None] - at for place, at in zip(seen, first, strict=True))
-            inside = (down >= 0) & (down < self.field) & (across >= 0) & (across < self.field)
-            masks.append(inside.float().flatten())
-        return torch.cat(masks)
-
-    def places(self) -> list[tuple[Tensor, Tensor]]:
-        """Which numbers of `own` are the units of each tile ([tiles, units]), and of `seen` its inputs ([tiles,
-        inputs]), for each matrix.
-        """
-        inputs, units = (
-            self._gather([torch.arange(shape.size)[None]], side) for side, shape in enumerate((self.seen, self.own))
-        )
-        return [(of_own.squeeze(1), of_seen.squeeze(1)) for of_own, of_seen in zip(units, inputs, strict=True)]
-
-    def of_tiles(self, weight: Tensor) -> list[Tensor]:
-        """The matrices of tiles that are multiplied together, as views of the weight ([tiles, units, inputs] each)."""
-        parts = weight.flatten().split([math.prod(shape) for shape in self.shapes])
-        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
-
     def full_matrix(self, weight: Tensor) -> Tensor:
         """The weight, or what is like it, as that of dense connections ([own.size, seen.size])."""
-        if self.field is None:
-            return weight
-        whole = weight.new_zeros(self.own.size, self.seen.size)
-        for (units, inputs), of_tiles in zip(self.places(), self.of_tiles(weight), strict=True):
-            whole[units[:, :, None], inputs[:, None]] = of_tiles
-        return whole
+        return weight if self.fields is None else self.fields.full_matrix(weight)
 
     def matrix(self) -> Tensor:
         """W in the dtype of the products, rounded anew only where W has changed since."""
@@ -178,30 +87,25 @@ class Connections(nn.Module):
 
     def forward(self, n: Tensor) -> Tensor:
         """W n ([B, seen.size] -> [B, own.size])."""
-        n, W = n.to(self.dtype), self.matrix()
-        if self.field is None:
+        n, W, fields = n.to(self.dtype), self.matrix(), self.fields
+        if fields is None:
             return F.linear(n, W)
-        products = [
-            torch.bmm(its_n, its_W.mT) for its_n, its_W in zip(self._gather([n], SEEN), self.of_tiles(W), strict=True)
-        ]
+        pairs = zip(fields.gather([n], SEEN), fields.matrices(W), strict=True)
         z = n.new_empty(len(n), self.own.size)
-        for area, of_tiles in self._views(z, products, OWN):
-            area.copy_(of_tiles)
+        for window, of_tiles in fields.windows(z, [torch.bmm(its_n, its_W.mT) for its_n, its_W in pairs], OWN):
+            window.copy_(of_tiles)
         return z
 
     def back(self, dz: Tensor) -> Tensor:
         """W^T dz ([B, own.size] -> [B, seen.size], fp32): for back-propagation and adversarial images alone."""
-        dz, W = dz.to(self.dtype), self.matrix()
-        if self.field is None:
+        dz, W, fields = dz.to(self.dtype), self.matrix(), self.fields
+        if fields is None:
             return F.linear(dz, W.T).float()
-        products = [
-            torch.bmm(its_dz, its_W).float()
-            for its_dz, its_W in zip(self._gather([dz], OWN), self.of_tiles(W), strict=True)
-        ]
+        pairs = zip(fields.gather([dz], OWN), fields.matrices(W), strict=True)
         dn = dz.new_zeros(len(dz), self.seen.size, dtype=torch.float32)
-        for area, of_tiles in self._views(dn, products, SEEN):
-            for tile in product(*map(range, area.shape[:2])):  # one by one, as windows overlap
-                area[tile].add_(of_tiles[tile])
+        for window, of_tiles in fields.windows(dn, [torch.bmm(its_dz, its_W).float() for its_dz, its_W in pairs], SEEN):
+            for tile in product(*map(range, window.shape[:2])):  # one by one, as windows overlap
+                window[tile].add_(of_tiles[tile])
         return dn
 
     def smooth(self, dz: Sequence[Tensor], n: Sequence[Tensor], momentum: float) -> None:
@@ -209,41 +113,15 @@ class Connections(nn.Module):
 
         dz, n: of N samples, in parts (each [., own.size], [., seen.size]).
         """
-        g = self.weight.grad
-        if self.field is None:
+        g, fields = self.weight.grad, self.fields
+        if fields is None:
             smooth_outer(g, joined(dz), joined(n), momentum, self.dtype)
             return
         dz, n = ([part.to(self.dtype) for part in parts] for parts in (dz, n))
-        for of_tiles in zip(self.of_tiles(g), self._gather(dz, OWN), self._gather(n, SEEN), strict=True):
+        for of_tiles in zip(fields.matrices(g), fields.gather(dz, OWN), fields.gather(n, SEEN), strict=True):
             smooth_outer(*of_tiles, momentum, self.dtype)
         if self.mask is not None:
             g.mul_(self.mask)
-
-    def _gather(self, parts: Sequence[Tensor], side: int) -> list[Tensor]:
-        """The windows of each tile in maps that are SEEN or OWN, for each matrix ([., size of the map] each -> [tiles,
-        samples, inputs or units]).
-
-        In few samples at a time, so that they stay in a cache, as each is read for many tiles.
-        """
-        parts = [part for x in parts for part in x.split(CACHED)]
-        gathered = [parts[0].new_empty(shape[0], sum(map(len, parts)), shape[2 - side]) for shape in self.shapes]
-        for part, *into in zip(parts, *(each.split([len(x) for x in parts], dim=1) for each in gathered), strict=True):
-            for area, of_tiles in self._views(part, into, side):
-                of_tiles.copy_(area)
-        return gathered
-
-    def _views(self, x: Tensor, gathered: Sequence[Tensor], side: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Windows of maps and, for each, its place in what is `gathered` of them: views of the same shape."""
-        shape = (self.seen, self.own)[side]
-        x = x.unflatten(1, shape)
-        for blocks, its_gathered in zip(self.blocks, gathered, strict=True):
-            counts = [rows.count * columns.count for rows, columns in (block[side] for block in blocks)]
-            for block, of_tiles in zip(blocks, its_gathered.split(counts), strict=True):
-                rows, columns = block[side]
-                area = x[:, rows.all, columns.all].unfold(1, rows.size, rows.step).unfold(2, columns.size, columns.step)
-                size = rows.size, columns.size, shape.channels
-                of_tiles = of_tiles.unflatten(0, (rows.count, columns.count)).unflatten(-1, size)
-                yield area.permute(1, 2, 0, 4, 5, 3), of_tiles
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:

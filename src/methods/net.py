@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from src.config.values import Model, Training
-from src.layers.connections import Map
+from src.layers.fields import Map
 from src.training.epochs import Phase
 
 

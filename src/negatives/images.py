@@ -8,7 +8,7 @@ It takes B positives (in [0, 1], [B, shape.size]), their shape, a generator on t
 import torch
 from torch import Tensor
 
-from src.layers.connections import Map
+from src.layers.fields import Map
 from src.negatives.masks import mixed, random_masks
 
 

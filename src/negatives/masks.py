@@ -5,7 +5,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from src.layers.connections import Map
+from src.layers.fields import Map
 
 
 @cache

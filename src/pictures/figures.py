@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from src.datasets.batches import Examples
-from src.layers.connections import Map
+from src.layers.fields import Map
 from src.layers.layer import FFLayer
 from src.layers.losses import WITHOUT_THRESHOLD
 from src.training.checkpoint import write_atomically

@@ -27,8 +27,8 @@ def pictures_of(net: Net, test: Examples, scores: dict[str, Tensor], training: A
     drawn = {}
     if first := [part for part in net.modules() if isinstance(part, Connections) and part.seen == net.shape]:
         weight, seen = first[0].weight.detach().clone(), net.shape
-        if first[0].padding:
-            weight, seen = topographic_fields(first[0]), Map(first[0].field, first[0].field, net.shape.channels)
+        if (fields := first[0].fields) and fields.padding:
+            weight, seen = topographic_fields(first[0]), Map(fields.size, fields.size, net.shape.channels)
         if isinstance(net, supervised.Net):  # those of the label's numbers would outshine the rest
             weight[:, : net.classes] = 0
         drawn["receptive_fields"] = figures.draw_receptive_fields(weight, seen)
@@ -51,7 +51,7 @@ def pictures_of(net: Net, test: Examples, scores: dict[str, Tensor], training: A
 
 def topographic_fields(connections: Connections) -> Tensor:
     """The weights of each unit within its own square ([own.size, field^2 * seen.channels])."""
-    beyond, field = connections.padding, connections.field
+    beyond, field = connections.fields.padding, connections.fields.size
     whole = connections.full_matrix(connections.weight.detach()).unflatten(1, connections.seen)
     whole = F.pad(whole, (0, 0, *[beyond] * 4)).unflatten(0, connections.own)
     places = product(range(connections.own.height), range(connections.own.width))
