@@ -189,7 +189,7 @@ def test_those_on_colour_images_run_too(monkeypatch, tmp_path):
     for job, name in enumerate(names):
         folder = tmp_path / f"{job}_{name}_seed0"
         result = read_json(folder / "result.json")
-        assert all(0 < result[f"{part}_error_one_pass"] < 100 for part in ("test", "training"))
+        assert all(0 < result[f"{part}_error_one_pass"] <= 100 for part in ("test", "training"))
         assert load_trained(folder).pixel_mean.tolist() == pytest.approx([0.5] * 3, abs=0.01)
         if name in ("cifar10_backprop_2", "cifar10_min_ssq_2"):
             monkeypatch.setattr(sys, "argv", ["plots", str(folder)])
