@@ -20,6 +20,7 @@ from test_config import EXPERIMENTS, composed
 import src
 from src import evaluate, plots
 from src.config.errors import one_line_errors
+from src.datasets.table import load_test
 from src.evaluate import load_trained
 from src.experiment import run
 from src.training.log import read_json, scalars
@@ -293,20 +294,21 @@ def test_of_runs_that_start_at_once_none_shares_a_folder(start, tmp_path, few_im
 
 def test_a_relative_data_root_is_found_from_another_folder(tmp_path, mnist_root):
     """By `src.evaluate` and a resumed run. It may name the folder of the files itself."""
-    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here, elsewhere, run = tmp_path / "here", tmp_path / "elsewhere", tmp_path / "run"
     (here / "FashionMNIST").mkdir(parents=True)
     elsewhere.mkdir()
-    (here / "FashionMNIST" / "raw").symlink_to(mnist_root.absolute() / "MNIST" / "raw")
+    raw = here / "FashionMNIST" / "raw"
+    raw.symlink_to(mnist_root.absolute() / "MNIST" / "raw")
     python = partial(subprocess.run, env=ONE_THREAD | {"PATH": ""}, capture_output=True, text=True)
-    for dataset, root in (("mnist", "FashionMNIST/raw"), ("fashion_mnist", "FashionMNIST/raw")):
-        run = [sys.executable, REPOSITORY / "main.py", *SMALL, f"dataset={dataset}", f"data.root={root}"]
-        done = python([*run, f"hydra.run.dir={tmp_path / dataset}"], cwd=here)
+    main = [sys.executable, REPOSITORY / "main.py"]
+    done = python([*main, *SMALL, "data.root=FashionMNIST/raw", f"hydra.run.dir={run}"], cwd=here)
+    assert (done.returncode, done.stderr) == (0, "")
+    for again in ([sys.executable, REPOSITORY / "src" / "evaluate.py", run], [*main, f"resume={run}"]):
+        done = python(again, cwd=elsewhere)
         assert (done.returncode, done.stderr) == (0, "")
-        for file, argument in (("src/evaluate.py", tmp_path / dataset), ("main.py", f"resume={tmp_path / dataset}")):
-            done = python([sys.executable, REPOSITORY / file, argument], cwd=elsewhere)
-            assert (done.returncode, done.stderr) == (0, "")
-            (tmp_path / dataset / "result.json").unlink()
+        (run / "result.json").unlink()
     assert not list(elsewhere.iterdir())
+    assert len(load_test("fashion_mnist", raw, "cpu")) == 10000
 
 
 @pytest.mark.parametrize("version", [(3, 9, 2), (3, 14, 0)])
