@@ -17,7 +17,7 @@ from src.results.tables import markdown
 from src.training.log import HEADLINES, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "results" / "sleep.json"
+RESULTS, PICTURE = ROOT / "results" / "sleep.json", ROOT / "images" / "sleep.png"
 KEYS = ("model.goodness", "training.learning_rate", "training.momentum", "training.sleep")
 COLOURS = {"sum_of_squares": "#0072B2", "minus_sum_of_squares": "#D55E00", "sum_of_activities": "#009E73"}
 
@@ -29,8 +29,9 @@ def table(rows: list[dict]) -> str:
     for row in rows:
         errors = " / ".join(f"{row[rule]:.2f}" for rule in HEADLINES)
         lines.setdefault(tuple(row[key] for key in KEYS[:3]), {})[row["training.sleep"]] = errors
-    titles = ["goodness", "rate", "momentum", *("both" if K == 0 else f"K = {K:,}" for K in lengths)]
-    return markdown(titles, [[*map(str, key), *(of.get(K, "-") for K in lengths)] for key, of in sorted(lines.items())])
+    titles = ["goodness", "rate, momentum", *("both" if K == 0 else f"K = {K:,}" for K in lengths)]
+    sets = [[key[0], f"{key[1]}, {key[2]}", *(of.get(K, "-") for K in lengths)] for key, of in sorted(lines.items())]
+    return markdown(titles, sets)
 
 
 def main(folder: str | None = None) -> None:
@@ -50,7 +51,7 @@ def main(folder: str | None = None) -> None:
             (row["training.sleep"], row["goodness"]) for row in rows if key == tuple(row[each] for each in KEYS[:3])
         )
         style = {"color": COLOURS.get(goodness), "linestyle": "-" if momentum == 0.9 else "--", "marker": "o"}
-        places = [0.1 if K == 0 else K for K, _ in points]  # on the axis, "both" is left of 1
+        places = [K or 0.1 for K, _ in points]  # "both" is left of 1
         axes.plot(
             places, [error for _, error in points], label=f"{goodness}, rate {rate:g}, momentum {momentum:g}", **style
         )
@@ -59,7 +60,7 @@ def main(folder: str | None = None) -> None:
     )
     axes.set_xticks([0.1, 1, 10, 100, 1000], ["both", "1", "10", "100", "1,000"])
     axes.legend(fontsize=7)
-    figure.savefig(ROOT / "images" / "sleep.png", dpi=150)
+    figure.savefig(PICTURE, dpi=150)
     plt.close(figure)
     print(table(rows))
 

@@ -10,7 +10,7 @@ from nets import MNIST_MAP, examples
 from PIL import Image
 from test_config import composed
 
-from images import draw_training
+from images import draw_sleep, draw_training
 from src.datasets.batches import Examples
 from src.experiment import new_net, run
 from src.layers.fields import Map
@@ -54,6 +54,14 @@ def test_the_picture_of_the_algorithm_is_drawn(monkeypatch, mnist_root, tmp_path
     with Image.open(tmp_path / "training.png") as picture:
         assert picture.width == 1600
         assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_the_page_has_the_table_of_sleep_and_its_picture_is_drawn(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(draw_sleep, "PICTURE", tmp_path / "sleep.png")
+    draw_sleep.main()
+    assert capsys.readouterr().out in (draw_sleep.ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    with Image.open(tmp_path / "sleep.png") as picture:
+        assert picture.width == 960 and np.asarray(picture.convert("L")).std() > 5
 
 
 def test_a_run_leaves_its_pictures(few_images, tmp_path):
