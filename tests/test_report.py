@@ -363,7 +363,9 @@ def test_a_net_that_learns_nothing_is_told_once_with_layer_and_key(tmp_path, cap
     assert len(warnings) == bool(told) and all(line.startswith(f"epoch 3: {told}") for line in warnings)
 
 
-def test_the_commit_is_marked_where_the_code_is_another(tmp_path, monkeypatch, caplog):
+def test_the_commit_is_marked_where_the_code_is_another(tmp_path, monkeypatch, caplog, request):
+    request.addfinalizer(provenance.cache_clear)  # or later runs of this process would have what is found here
+
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
         return subprocess.check_output(command, text=True).strip()
