@@ -217,9 +217,9 @@ def test_a_sweep_says_that_its_defaults_were_changed_meanwhile(tmp_path, few_ima
     for part in ("src", "configs"):
         shutil.copytree(REPOSITORY / part, tmp_path / part)
     main = shutil.copy(REPOSITORY / "main.py", tmp_path)
-    values = [*LONG, *few_images, "training.epochs=30", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    values = ["-m", "seed=0,1", *LONG, *few_images, "training.epochs=30", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    with subprocess.Popen([sys.executable, main, "-m", "seed=0,1", *values], env=ONE_THREAD, **output) as process:
+    with subprocess.Popen([sys.executable, main, *values], env=ONE_THREAD, **output) as process:
         until(lambda: training(tmp_path / "sweep" / "0_matlab_seed0"))
         defaults = tmp_path / "configs" / "config.yaml"
         defaults.write_text(defaults.read_text().replace("momentum: 0.9", "momentum: 0.8"))
