@@ -7,62 +7,57 @@ before.
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+from src.pictures.figures import COLOURS, new_figure
 from src.results.runs import gather
 from src.results.tables import markdown
 from src.training.log import HEADLINES, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PICTURE = ROOT / "results" / "sleep.json", ROOT / "images" / "sleep.png"
-KEYS = ("model.goodness", "training.learning_rate", "training.momentum", "training.sleep")
-COLOURS = {"sum_of_squares": "#0072B2", "minus_sum_of_squares": "#D55E00", "sum_of_activities": "#009E73"}
+VALUES = ("model.goodness", "training.learning_rate", "training.momentum")
+PROTOCOL = ("seed", "epochs", "train_images", "hidden_dims", "hardware", "precision", "train_seconds")
+COLOUR = dict(zip(("sum_of_squares", "minus_sum_of_squares", "sum_of_activities"), COLOURS, strict=False))
+
+Curves = dict[tuple, dict[int, dict]]  # the VALUES of runs -> K, 0 for both kinds at once -> what RESULTS has of a run
 
 
-def table(rows: list[dict]) -> str:
+def curves_of(rows: list[dict]) -> Curves:
+    curves = {}
+    for row in sorted(rows, key=lambda row: (*(row[key] for key in VALUES), row["training.sleep"])):
+        curves.setdefault(tuple(row[key] for key in VALUES), {})[row["training.sleep"]] = row
+    return curves
+
+
+def table(curves: Curves) -> str:
     """Errors by goodness / in one pass, a column for each K."""
-    lengths = sorted({row["training.sleep"] for row in rows})
-    lines = {}
-    for row in rows:
-        errors = " / ".join(f"{row[rule]:.2f}" for rule in HEADLINES)
-        lines.setdefault(tuple(row[key] for key in KEYS[:3]), {})[row["training.sleep"]] = errors
-    titles = ["goodness", "rate, momentum", *("both" if K == 0 else f"K = {K:,}" for K in lengths)]
-    sets = [[key[0], f"{key[1]}, {key[2]}", *(of.get(K, "-") for K in lengths)] for key, of in sorted(lines.items())]
-    return markdown(titles, sets)
+    lengths = sorted({K for curve in curves.values() for K in curve})
+    titles = ["goodness", "rate, momentum", *(f"K = {K:,}" if K else "both" for K in lengths)]
+    lines = []
+    for (goodness, rate, momentum), curve in curves.items():
+        errors = {K: " / ".join(f"{row[rule]:.2f}" for rule in HEADLINES) for K, row in curve.items()}
+        lines.append([goodness, f"{rate}, {momentum}", *(errors.get(K, "-") for K in lengths)])
+    return markdown(titles, lines)
 
 
 def main(folder: str | None = None) -> None:
     if folder:
-        runs = gather([Path(folder)])
-        protocol = ("seed", "epochs", "train_images", "hidden_dims", "hardware", "precision", "train_seconds")
-        rows = [
-            {**{key: run.values[key] for key in KEYS}, **run.errors, **{key: run.result[key] for key in protocol}}
-            for run in runs
-        ]
-        write_json(RESULTS, rows)
-    rows = read_json(RESULTS)
-    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    for key in sorted({tuple(row[each] for each in KEYS[:3]) for row in rows}):
-        goodness, rate, momentum = key
-        points = sorted(
-            (row["training.sleep"], row["goodness"]) for row in rows if key == tuple(row[each] for each in KEYS[:3])
-        )
-        style = {"color": COLOURS.get(goodness), "linestyle": "-" if momentum == 0.9 else "--", "marker": "o"}
-        places = [K or 0.1 for K, _ in points]  # "both" is left of 1
-        axes.plot(
-            places, [error for _, error in points], label=f"{goodness}, rate {rate:g}, momentum {momentum:g}", **style
-        )
-    axes.set(
-        xscale="log", yscale="log", xlabel="updates with one kind before the other", ylabel="test error by goodness (%)"
-    )
+        runs, keys = gather([Path(folder)]), (*VALUES, "training.sleep")
+        of_runs = [({key: run.values[key] for key in keys}, run.errors, run.result) for run in runs]
+        write_json(RESULTS, [values | errors | {key: of[key] for key in PROTOCOL} for values, errors, of in of_runs])
+    curves = curves_of(read_json(RESULTS))
+    figure = new_figure(6.4, 3.6)
+    axes = figure.subplots()
+    for (goodness, rate, momentum), curve in curves.items():
+        label = f"{goodness}, rate {rate:g}, momentum {momentum:g}"
+        style = {"color": COLOUR.get(goodness), "linestyle": "-" if momentum == 0.9 else "--", "marker": "o"}
+        places = [K or 0.1 for K in curve]  # "both" is left of 1
+        axes.plot(places, [row["goodness"] for row in curve.values()], label=label, **style)
+    titles = {"xlabel": "updates with one kind before the other", "ylabel": "test error by goodness (%)"}
+    axes.set(xscale="log", yscale="log", **titles)
     axes.set_xticks([0.1, 1, 10, 100, 1000], ["both", "1", "10", "100", "1,000"])
     axes.legend(fontsize=7)
     figure.savefig(PICTURE, dpi=150)
-    plt.close(figure)
-    print(table(rows))
+    print(table(curves))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from src import experiment
 from src.config.loading import composed, load
 from src.config.values import Config
 from src.datasets.batches import Examples
-from src.layers.connections import Connections, Map
+from src.layers.connections import Connections
+from src.layers.fields import Map
 from src.methods import supervised
 from src.methods.net import Net
 from src.training.optimiser import SGD, make_optimizer

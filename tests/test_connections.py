@@ -8,7 +8,8 @@ import pytest
 import torch
 from nets import MNIST_MAP, RATES, assert_close, full_matrix, optimizer_for, seen_by
 
-from src.layers.connections import Connections, Map
+from src.layers.connections import Connections
+from src.layers.fields import Map
 from src.layers.layer import activities
 from src.methods import unsupervised
 from src.methods.unsupervised import step

@@ -13,7 +13,8 @@ from nets import LAYER, WAYS, full_matrix, new_net, optimizer_for, tensors, upda
 from src.config.values import choices
 from src.layers import goodness, losses
 from src.layers import layer as layer_module
-from src.layers.connections import Connections, Map
+from src.layers.connections import Connections
+from src.layers.fields import Map
 from src.layers.goodness import SLOPES
 from src.layers.layer import FFLayer
 from src.layers.losses import DERIVATIVES

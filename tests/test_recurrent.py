@@ -10,7 +10,8 @@ import reference_recurrent
 import torch
 from nets import BATCH, SHEET_RATES, TINY, assert_close, full_matrix, optimizer_for, tensors
 
-from src.layers.connections import Connections, Map
+from src.layers.connections import Connections
+from src.layers.fields import Map
 from src.layers.layer import FFLayer
 from src.methods import recurrent
 from src.methods.recurrent import step

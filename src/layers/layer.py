@@ -123,12 +123,11 @@ class FFLayer(ReLULayer):
             the loss of each pair ([B]) and the goodness of each sample ([2B]), means over the iterations.
         """
         B = len(h[0]) // 2
-        loss, goodness, dz, which = [], [], [], []
+        loss, G, dz, which = [], [], [], []
         for h_now, gate in zip(h, gates or [None] * len(h), strict=True):
-            G = self.goodness(h_now)
-            positive, negative = G.chunk(2)
+            G.append(self.goodness(h_now))
+            positive, negative = G[-1].chunk(2)
             loss.append(self.loss(positive, negative, theta=self.theta, temperature=self.temperature))
-            goodness.append(G)
             dloss_dG = torch.stack(self.loss_slope(positive, negative)) * (dh_dz / (len(h) * B))  # [2, B]
             dloss_dG = (dloss_dG if of is None else dloss_dG * of[:, None]).flatten()
 
@@ -143,15 +142,15 @@ class FFLayer(ReLULayer):
         pull = -self.peer_pull(mean_of_positives(h, B), 1 if of is None else of[0])
         self.bias.grad.lerp_(sum(each.sum(dim=0) for each in dz).add_(pull), 1 - momentum)
         for connections, n in ((self.below, below), (self.above, above)):
-            if connections is not None:
-                held = isinstance(n, Tensor)
-                mean_n = mean_of_positives([n] if held else n, B)
-                if held:
-                    d, n = [added_up(dz, which, len(n))], [n]
-                else:
-                    d, n = dz, [select(each, rows) for each, rows in zip(n, which, strict=True)]
-                connections.smooth([*d, pull[None]], [*n, mean_n[None].to(n[0].dtype)], momentum)
-        return torch.stack(loss).mean(dim=0), torch.stack(goodness).mean(dim=0)
+            if connections is None:
+                continue
+            if isinstance(n, Tensor):  # which is held
+                mean_n, d, n = mean_of_positives([n], B), [added_up(dz, which, len(n))], [n]
+            else:
+                mean_n, d = mean_of_positives(n, B), dz
+                n = [select(each, rows) for each, rows in zip(n, which, strict=True)]
+            connections.smooth([*d, pull[None]], [*n, mean_n[None].to(n[0].dtype)], momentum)
+        return torch.stack(loss).mean(dim=0), torch.stack(G).mean(dim=0)
 
     def loss_slope(self, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
         """dloss/dG of the positives and of the negatives (each [..., B])."""

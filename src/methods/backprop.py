@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from src.config import values
 from src.config.values import number
-from src.layers.connections import Map, around, check_field, maps_of, rows_that_matter, select
+from src.layers.connections import around, check_field, maps_of, rows_that_matter, select
 from src.layers.dropout import dropout_mask, dropped
+from src.layers.fields import Map
 from src.layers.layer import ReLULayer
 from src.layers.readout import Readout
 from src.methods.net import Net as AnyNet

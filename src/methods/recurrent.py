@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from src.config import values
 from src.config.values import ConfigError, choices, number, one_of
-from src.layers.connections import Map, around, check_field, maps_of
+from src.layers.connections import around, check_field, maps_of
+from src.layers.fields import Map
 from src.layers.layer import FFLayer, LayerModel, activities, length_normalise
 from src.layers.readout import Readout
 from src.methods.net import Net as AnyNet

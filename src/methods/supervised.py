@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from src.config import values
 from src.config.values import ConfigError, choices, number, one_of, widths
-from src.layers.connections import Connections, Map, maps_of
+from src.layers.connections import Connections, maps_of
 from src.layers.dropout import dropout_mask, dropped
+from src.layers.fields import Map
 from src.layers.layer import FFLayer, LayerModel, activities, length_normalise, root_mean_square
 from src.layers.readout import Readout
 from src.methods.net import Net as AnyNet

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from src.config import values
 from src.config.values import ConfigError, choices, number, one_of, widths
-from src.layers.connections import Connections, Map
+from src.layers.connections import Connections
+from src.layers.fields import Map
 from src.layers.layer import FFLayer, LayerModel, activities, length_normalise
 from src.layers.readout import Readout
 from src.methods.net import Net as AnyNet

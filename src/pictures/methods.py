@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from src.datasets.batches import Examples, to_unit
-from src.layers.connections import Connections, Map
+from src.layers.connections import Connections
+from src.layers.fields import Map
 from src.layers.layer import activities
 from src.methods import recurrent, supervised, unsupervised
 from src.methods.net import Net
