@@ -25,6 +25,12 @@ def _logistic(positive: Tensor, negative: Tensor, *, theta: float, temperature: 
     return -too_low / (2 * temperature), too_high / (2 * temperature)
 
 
+def mean_threshold(positive: Tensor, negative: Tensor, *, theta: float, temperature: float) -> Tensor:
+    """Equation 1 with the mean goodness of the mini-batch for theta: nothing is learned by making all more active."""
+    mean = torch.cat([positive, negative], dim=-1).detach().mean(dim=-1, keepdim=True)
+    return logistic(positive, negative, theta=mean, temperature=temperature)
+
+
 def symba(positive: Tensor, negative: Tensor, *, theta: float, temperature: float) -> Tensor:
     """T/2 log(1 + exp((G- - G+) / T)): SymBa (Lee and Song 2023, arXiv 2303.08418), with alpha = 1 / T.
 
@@ -41,4 +47,4 @@ def _symba(positive: Tensor, negative: Tensor, *, theta: float, temperature: flo
 
 
 DERIVATIVES = {logistic: _logistic, symba: _symba}  # dloss/dG of the positives and of the negatives (each [..., B])
-WITHOUT_THRESHOLD = {symba}
+WITHOUT_THRESHOLD = {mean_threshold, symba}
