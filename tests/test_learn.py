@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -161,6 +162,15 @@ def test_the_derivatives_of_a_loss_are_those_of_what_it_returns(loss, temperatur
         torch.testing.assert_close(ours, theirs)
     for ours, theirs in zip(derivatives, torch.autograd.grad(value.sum(), (positive, negative)), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_the_threshold_may_be_the_mean_goodness_which_is_not_differentiated():
+    G = 10 * torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
+    p = 1 / (1 + np.exp((G.mean().item() - G.numpy()) / 7))
+    loss = losses.mean_threshold(*G, theta=1e9, temperature=7.0)
+    np.testing.assert_allclose(loss, -(np.log(p[0]) + np.log(1 - p[1])) / 2, rtol=1e-5)
+    slopes = new_case("dense", loss="mean_threshold", temperature=7.0).layer.loss_slope(*G)
+    np.testing.assert_allclose(torch.stack(slopes), [-(1 - p[0]) / 14, p[1] / 14], rtol=1e-5)
 
 
 def test_the_two_kinds_of_goodness_and_where_a_slope_is_written_out():
