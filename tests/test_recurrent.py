@@ -114,8 +114,12 @@ def test_updates_are_those_of_numpy(monkeypatch, kind, options):
     assert_close(by_rule["goodness_all_iterations"], over_time.mean(axis=0).sum(axis=0))
     for index, of_layer in enumerate(deciding, start=1):
         assert_close(by_rule[f"goodness_layer_{index}"], of_layer)
-    assert_close(by_rule["one_pass"], reference_recurrent.read(state, as_seen(images), TINY)[1])
-    assert len(by_rule) == 3 + len(layers)
+    logits = reference_recurrent.read(state, as_seen(images), TINY)[1]
+    assert_close(by_rule["one_pass"], logits)
+    parts = deciding.sum(axis=0), logits
+    both = sum((part - part.mean(axis=1)[:, None]) / part.std(axis=1, ddof=1)[:, None] for part in parts)
+    assert_close(by_rule["goodness_and_one_pass"], both)
+    assert len(by_rule) == 4 + len(layers)
 
 
 def test_start_values():

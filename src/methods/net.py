@@ -63,3 +63,9 @@ class Net(nn.Module):
 
         Images in [0, 1], [B, shape.size] -> each [B, classes]. Raises ValueError as `checked` does.
         """
+
+
+def together(*scores: Tensor) -> Tensor:
+    """The sum of scores by several rules, each with mean 0 and standard deviation 1 over the labels (each [B, K])."""
+    parts = [(each, *torch.std_mean(each, dim=1, keepdim=True)) for each in scores]
+    return sum((each - mean) / (deviation + 1e-8) for each, deviation, mean in parts)

@@ -15,6 +15,7 @@ from src.layers.fields import Map
 from src.layers.layer import FFLayer, LayerModel, activities, length_normalise
 from src.layers.readout import Readout
 from src.methods.net import Net as AnyNet
+from src.methods.net import together
 from src.negatives import wrong_labels
 from src.negatives.codes import one_hot
 from src.training.compiling import compiled
@@ -150,14 +151,16 @@ class Net(AnyNet):
         """By goodness and in one pass.
 
         Rules: "goodness" (of all hidden layers, averaged over the deciding iterations, the paper's), "one_pass" (the
-        read-out's logits after the bottom-up pass), "goodness_all_iterations", "goodness_layer_1".. (one layer alone,
-        deciding iterations).
+        read-out's logits after the bottom-up pass), "goodness_and_one_pass" (both, each standardised over the labels,
+        added), "goodness_all_iterations", "goodness_layer_1".. (one layer alone, deciding iterations).
         """
         over_time = self.goodness_over_time(self.checked(images))  # [T, L, B, classes]
         goodnesses = self.deciding(over_time)
+        goodness, logits = goodnesses.sum(dim=0), self.readout(features(self.bottom_up(images)))
         return {
-            "goodness": goodnesses.sum(dim=0),
-            "one_pass": self.readout(features(self.bottom_up(images))),
+            "goodness": goodness,
+            "one_pass": logits,
+            "goodness_and_one_pass": together(goodness, logits),
             "goodness_all_iterations": over_time.mean(dim=0).sum(dim=0),
             **{f"goodness_layer_{layer}": of_layer for layer, of_layer in enumerate(goodnesses, start=1)},
         }

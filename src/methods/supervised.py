@@ -17,6 +17,7 @@ from src.layers.fields import Map
 from src.layers.layer import FFLayer, LayerModel, activities, length_normalise, root_mean_square
 from src.layers.readout import Readout
 from src.methods.net import Net as AnyNet
+from src.methods.net import together
 from src.negatives import wrong_labels
 from src.negatives.codes import embed, neutral, one_hot
 from src.training.compiling import compiled
@@ -136,7 +137,7 @@ class Net(AnyNet):
             "goodness": goodnesses[1:].sum(dim=0),
             "one_pass": logits,
             "goodness_all_layers": all_layers,
-            "goodness_and_one_pass": standardised(all_layers) + standardised(logits),
+            "goodness_and_one_pass": together(all_layers, logits),
             **{f"goodness_layer_{layer}": of_layer for layer, of_layer in enumerate(goodnesses, start=1)},
         }
 
@@ -220,9 +221,3 @@ def moved(layer: FirstLayer, pixels: Pixels, codes: Tensor, length: float) -> Pi
     for x, moved_x in zip(pixels, of_moved, strict=True):
         x[::2] = moved_x
     return pixels
-
-
-def standardised(scores: Tensor) -> Tensor:
-    """Each image's scores, with mean 0 and standard deviation 1 over the labels ([B, K] -> [B, K])."""
-    deviation, mean = torch.std_mean(scores, dim=1, keepdim=True)
-    return (scores - mean) / (deviation + 1e-8)
