@@ -56,6 +56,9 @@ for seed in $seeds; do # last, as each takes hours
     measure "matlab_jitter/seed$next" experiment=matlab data.validation_images=0 data.jitter=2 training.epochs=500 \
         seed="$next"
     measure "paper_jitter/seed$next" experiment=paper_jitter seed="$next"
+    for experiment in cifar10_{backprop,max_ssq,min_ssq}_{2,3} cifar10_record; do
+        measure "$experiment/seed$next" experiment="$experiment" seed="$next" evaluation.training_errors=true
+    done
 done
 measure recurrent_3_layers/seed1 experiment=recurrent 'model.hidden_dims=[2000,2000,2000]' seed=1
 
