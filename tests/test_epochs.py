@@ -185,7 +185,7 @@ def assert_same_training(*both: tuple[Net, Iterator], tolerance: float = 1e-4) -
 
 
 @pytest.mark.xdist_group("compiled")  # in one process: the compiler takes seconds to import
-@pytest.mark.parametrize(("way", "precision"), [(way, "bf16" if way == "supervised" else "fp32") for way in WAYS])
+@pytest.mark.parametrize(("way", "precision"), [*((way, "fp32") for way in WAYS), ("supervised", "bf16")])
 def test_compiled_steps_train_as_they_do_otherwise(monkeypatch, examples, way, precision):
     """Traced and run without generated code, which takes long to compile."""
     traced = Mock(side_effect=partial(compiling.compiled, backend="aot_eager"))
@@ -203,7 +203,7 @@ def test_compiled_steps_train_as_they_do_otherwise(monkeypatch, examples, way, p
 
 
 @pytest.mark.xdist_group("compiled")
-@pytest.mark.parametrize("way", ["uniform, adversarial", "unsupervised"])  # of one phase and of two
+@pytest.mark.parametrize("way", ["uniform, adversarial", "unsupervised", "recurrent", "backprop"])  # of each method
 def test_all_compiling_is_done_before_a_capture(monkeypatch, examples, way):
     compiled_before = []
 
