@@ -295,3 +295,8 @@ def goodness_per_label(images, state, layers, tiny):
         for layer in layers:
             result[:, label] += goodness(passes[layer - 1][2])
     return result
+
+
+def together(*scores):
+    """The sum of scores by several rules, each with mean 0 and standard deviation 1 over the labels (each [B, K])."""
+    return sum((each - each.mean(axis=1)[:, None]) / each.std(axis=1, ddof=1)[:, None] for each in scores)
