@@ -25,10 +25,19 @@ def _logistic(positive: Tensor, negative: Tensor, *, theta: float, temperature: 
     return -too_low / (2 * temperature), too_high / (2 * temperature)
 
 
-def mean_threshold(positive: Tensor, negative: Tensor, *, theta: float, temperature: float) -> Tensor:
-    """Equation 1 with the mean goodness of the mini-batch for theta: nothing is learned by making all more active."""
-    mean = torch.cat([positive, negative], dim=-1).detach().mean(dim=-1, keepdim=True)
-    return logistic(positive, negative, theta=mean, temperature=temperature)
+def fitted_threshold(positive: Tensor, negative: Tensor, *, theta: float, temperature: float) -> Tensor:
+    """Equation 1 with the theta that makes it least over the mini-batch, at which the mean of p is 1/2.
+
+    So nothing is learned by making all more active, or all less. As the loss is flat in this theta, the derivatives are
+    those of a fixed one.
+    """
+    G = torch.cat([positive, negative], dim=-1).detach()
+    low, high = G.aminmax(dim=-1, keepdim=True)
+    for _ in range(20):  # bisection
+        middle = (low + high) / 2
+        too_low = ((G - middle) / temperature).sigmoid().mean(dim=-1, keepdim=True) > 0.5
+        low, high = torch.where(too_low, middle, low), torch.where(too_low, high, middle)
+    return logistic(positive, negative, theta=middle, temperature=temperature)
 
 
 def symba(positive: Tensor, negative: Tensor, *, theta: float, temperature: float) -> Tensor:
@@ -47,4 +56,4 @@ def _symba(positive: Tensor, negative: Tensor, *, theta: float, temperature: flo
 
 
 DERIVATIVES = {logistic: _logistic, symba: _symba}  # dloss/dG of the positives and of the negatives (each [..., B])
-WITHOUT_THRESHOLD = {mean_threshold, symba}
+WITHOUT_THRESHOLD = {fitted_threshold, symba}
