@@ -7,6 +7,8 @@ before.
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from src.pictures.figures import COLOURS, new_figure
 from src.results.runs import gather
 from src.results.tables import markdown
@@ -18,14 +20,16 @@ VALUES = ("model.goodness", "training.learning_rate", "training.momentum")
 PROTOCOL = ("seed", "epochs", "train_images", "hidden_dims", "hardware", "precision", "train_seconds")
 COLOUR = dict(zip(("sum_of_squares", "minus_sum_of_squares", "sum_of_activities"), COLOURS, strict=False))
 
-Curves = dict[tuple, dict[int, dict]]  # the VALUES of runs -> K, 0 for both kinds at once -> what RESULTS has of a run
+Curves = dict[tuple, dict[int, np.ndarray]]  # VALUES of runs -> K, 0 for both kinds at once -> errors by HEADLINES
 
 
 def curves_of(rows: list[dict]) -> Curves:
+    """Means over the seeds."""
     curves = {}
     for row in sorted(rows, key=lambda row: (*(row[key] for key in VALUES), row["training.sleep"])):
-        curves.setdefault(tuple(row[key] for key in VALUES), {})[row["training.sleep"]] = row
-    return curves
+        curve = curves.setdefault(tuple(row[key] for key in VALUES), {})
+        curve.setdefault(row["training.sleep"], []).append([row[rule] for rule in HEADLINES])
+    return {values: {K: np.mean(seeds, axis=0) for K, seeds in curve.items()} for values, curve in curves.items()}
 
 
 def table(curves: Curves) -> str:
@@ -34,7 +38,7 @@ def table(curves: Curves) -> str:
     titles = ["goodness", "rate, momentum", *(f"K = {K:,}" if K else "both" for K in lengths)]
     lines = []
     for (goodness, rate, momentum), curve in curves.items():
-        errors = {K: " / ".join(f"{row[rule]:.2f}" for rule in HEADLINES) for K, row in curve.items()}
+        errors = {K: " / ".join(f"{error:.2f}" for error in of_rules) for K, of_rules in curve.items()}
         lines.append([goodness, f"{rate}, {momentum}", *(errors.get(K, "-") for K in lengths)])
     return markdown(titles, lines)
 
@@ -49,9 +53,9 @@ def main(folder: str | None = None) -> None:
     axes = figure.subplots()
     for (goodness, rate, momentum), curve in curves.items():
         label = f"{goodness}, rate {rate:g}, momentum {momentum:g}"
-        style = {"color": COLOUR.get(goodness), "linestyle": "-" if momentum == 0.9 else "--", "marker": "o"}
+        style = {"color": COLOUR.get(goodness), "linestyle": {0.9: "-", 0.99: ":"}.get(momentum, "--"), "marker": "o"}
         places = [K or 0.1 for K in curve]  # "both" is left of 1
-        axes.plot(places, [row["goodness"] for row in curve.values()], label=label, **style)
+        axes.plot(places, [by_goodness for by_goodness, _ in curve.values()], label=label, **style)
     titles = {"xlabel": "updates with one kind before the other", "ylabel": "test error by goodness (%)"}
     axes.set(xscale="log", yscale="log", **titles)
     axes.set_xticks([0.1, 1, 10, 100, 1000], ["both", "1", "10", "100", "1,000"])
