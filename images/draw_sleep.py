@@ -49,7 +49,7 @@ def main(folder: str | None = None) -> None:
         of_runs = [({key: run.values[key] for key in keys}, run.errors, run.result) for run in runs]
         write_json(RESULTS, [values | errors | {key: of[key] for key in PROTOCOL} for values, errors, of in of_runs])
     curves = curves_of(read_json(RESULTS))
-    figure = new_figure(6.4, 3.6)
+    figure = new_figure(9, 3.6)
     axes = figure.subplots()
     for (goodness, rate, momentum), curve in curves.items():
         label = f"{goodness}, rate {rate:g}, momentum {momentum:g}"
@@ -59,7 +59,7 @@ def main(folder: str | None = None) -> None:
     titles = {"xlabel": "updates with one kind before the other", "ylabel": "test error by goodness (%)"}
     axes.set(xscale="log", yscale="log", **titles)
     axes.set_xticks([0.1, 1, 10, 100, 1000], ["both", "1", "10", "100", "1,000"])
-    axes.legend(fontsize=7)
+    figure.legend(fontsize=7, loc="outside right center")
     figure.savefig(PICTURE, dpi=150)
     print(table(curves))
 

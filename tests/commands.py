@@ -13,8 +13,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 os.environ["OMP_NUM_THREADS"] = "1"  # of all processes of the tests: the same bits each time
 ONE_THREAD = dict(os.environ)
 ONE_THREAD.pop("HYDRA_FULL_ERROR", None)
-# Half of a short process is the import of these. One process imports them, and others that need no more than another
-# PATH are forked from it.
+# Two seconds of a process are the import of these. One process imports them, and those that need no more of an
+# environment of their own than PATH are forked from it.
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["hydra", "numpy", "torch"])
 
@@ -32,7 +32,7 @@ def command(*arguments: str, module: str = "main", code: str = "", **variables: 
 def forked(module: str, arguments: tuple[str, ...], environment: dict[str, str]) -> subprocess.CompletedProcess:
     with tempfile.TemporaryDirectory() as folder:
         written = [Path(folder, name) for name in ("stdout", "stderr")]
-        process = FORKED.Process(target=as_typed, args=(module, arguments, environment, written))
+        process = FORKED.Process(target=run_as_main, args=(module, arguments, environment, written))
         process.start()
         process.join(170)
         process.kill()
@@ -40,7 +40,7 @@ def forked(module: str, arguments: tuple[str, ...], environment: dict[str, str])
     return subprocess.CompletedProcess([module, *arguments], process.exitcode, out, errors)
 
 
-def as_typed(module: str, arguments: tuple[str, ...], environment: dict[str, str], written: list[Path]) -> None:
+def run_as_main(module: str, arguments: tuple[str, ...], environment: dict[str, str], written: list[Path]) -> None:
     """What `python -m` does, with its output in the files `written`."""
     for number, path in enumerate(written, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)

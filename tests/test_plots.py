@@ -61,7 +61,7 @@ def test_the_page_has_the_table_of_sleep_and_its_picture_is_drawn(monkeypatch, t
     draw_sleep.main()
     assert capsys.readouterr().out in (draw_sleep.ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
     with Image.open(tmp_path / "sleep.png") as picture:
-        assert picture.width == 960 and np.asarray(picture.convert("L")).std() > 5
+        assert picture.width == 1350 and np.asarray(picture.convert("L")).std() > 5
 
 
 def test_a_run_leaves_its_pictures(few_images, tmp_path):
