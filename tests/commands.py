@@ -35,7 +35,9 @@ def forked(module: str, arguments: tuple[str, ...], environment: dict[str, str])
         process = FORKED.Process(target=run_as_main, args=(module, arguments, environment, written))
         process.start()
         process.join(170)
-        process.kill()
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired(module, 170)
         out, errors = (path.read_text() for path in written)
     return subprocess.CompletedProcess([module, *arguments], process.exitcode, out, errors)
 

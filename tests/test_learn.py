@@ -124,8 +124,9 @@ def test_a_layer_adds_its_share_of_the_gradient(monkeypatch, kind, goodness, los
     case = new_case(kind, goodness=goodness, loss=loss, temperature=temperature, threshold=threshold)
     expected = autograds(case, goodness, loss, threshold, temperature)
     results, added = learn(case, 0.3)
+    rtol = 3e-5 if loss == "fitted_threshold" else 1e-5  # a threshold that itself is only fitted to rounding
     for ours, theirs in zip(results, expected.results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=3e-5, atol=3e-6)
+        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=3e-6)
     torch.testing.assert_close(case.layer.mean_activity, expected.mean_activity)
     for ours, theirs in zip(added, expected.gradients, strict=True):
         assert theirs.abs().max() > 1e-3
