@@ -19,7 +19,7 @@ IN_COLUMNS = {"name", "model.hidden_dims", "training.epochs", "data.validation_i
 TOLD_APART_BY = ("{method}", "{net}", "{epochs} epochs", "{train_images:,} images", "{precision}")
 CONFIDENCE = 0.95  # of intervals
 RULES = HEADLINES | {"goodness_and_one_pass": "by both rules"}
-BY = {"goodness": "goodness", "one_pass": "a read-out"}
+BY = {"goodness": "goodness", "one_pass": "read-out"}
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
