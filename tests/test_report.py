@@ -281,14 +281,16 @@ def test_precisions_are_compared_and_figures_without_any_spread_are_not_tested(t
     assert [row["p"] for row in table_rows(out)] == ["-", "1"]
 
 
-def test_comparisons_are_by_the_rules_that_both_have_or_one_line(tmp_path, command):
-    a, b = write_seeds(tmp_path / "a", [1.4, 1.5]), write_method(tmp_path / "b", "backprop", seeds=2, name="theirs")
+def test_comparisons_are_by_the_rules_that_both_have_and_by_those_that_they_are_judged_by(tmp_path, command):
+    a, b = write_seeds(tmp_path / "a", [1.4, 1.6]), write_method(tmp_path / "b", "backprop", seeds=2, name="theirs")
     assert len(tables(command(b))) == 2  # it has no layers of its own
-    (row,) = table_rows(command("--compare", a, b))
-    assert (row["test error (%)"], row["theirs (n = 2)"]) == ("in one pass", "1.45 ± 0.07 [0.81, 2.09]")
+    shared, own = table_rows(command("--compare", a, b))
+    assert (shared["test error (%)"], shared["theirs (n = 2)"]) == ("in one pass", "1.45 ± 0.07 [0.81, 2.09]")
+    assert (own["test error (%)"], own["matlab (n = 2)"]) == ("by goodness / in one pass", "1.50 ± 0.14 [0.23, 2.77]")
+    assert own["theirs (n = 2)"] == shared["theirs (n = 2)"] and own["first - second"].startswith("0.05 [")
     c = write_seeds(tmp_path / "c", [1.4, 2.4], errors={"goodness": 1.4}, name="mine")
-    words = "error: --compare needs a way to classify that both have: theirs and mine have none in common"
-    assert command("--compare", c, b) == words
+    (row,) = table_rows(command("--compare", c, b))
+    assert row["test error (%)"] == "in one pass / by goodness"  # sorted by path
     error = "error: --compare takes the folders of two configurations, of two seeds or more each; there are: "
     found = f"'matlab', n = 2, as in {a / '0'}"
     assert command("--compare", a) == error + found

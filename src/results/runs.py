@@ -86,8 +86,7 @@ def read_run(folder: Path, validation: bool = False) -> Run:
 def gather(folders: list[Path], validation: bool = False) -> list[Run]:
     """`read_run` of those at or below `folders`, sorted by path, each once; stderr names what is skipped, and why.
 
-    Raises:
-        SystemExit: one of the folders does not exist, or none holds a finished run.
+    Raises SystemExit if one of the folders does not exist, or none holds a finished run.
     """
     for folder in folders:
         if not folder.is_dir():

@@ -222,12 +222,10 @@ def experiments_table(rows: list[list[Run]], experiments: list[str]) -> str:
 
 
 def comparison(rows: list[list[Run]], images: str = "test") -> str:
-    """Welch's t-test between two rows: a table, a sentence for each rule that both have, and what each was measured on.
+    """Welch's t-test between two rows: a table, a sentence for each rule that both have and, where these are two, for
+    those that they are judged by, and what each was measured on.
 
-    `images`: which ones the errors are of.
-
-    Raises:
-        SystemExit: there are not two rows of two or more seeds, or they have no rule in common.
+    `images`: which ones the errors are of. Raises SystemExit if there are not two rows of two or more seeds.
     """
     from scipy import stats
 
@@ -236,23 +234,23 @@ def comparison(rows: list[list[Run]], images: str = "test") -> str:
         found = (f"'{name}', n = {len(row)}, as in {row[0].folder}" for name, row in zip(names, rows, strict=True))
         rule = "--compare takes the folders of two configurations, of two seeds or more each"
         sys.exit(f"error: {rule}; there are: {'; '.join(found)}")
-    lines, sentences = [], []
-    for rule, how in RULES.items():
-        if all(rule in run.errors for row in rows for run in row):
-            first, second = ([run.errors[rule] for run in row] for row in rows)
-            tested, said = ["-"] * 4, "no test is possible, as the errors of one side do not vary over the seeds"
-            if len(set(first)) > 1 and len(set(second)) > 1:
-                test = stats.ttest_ind(first, second, equal_var=False)
-                low, high = test.confidence_interval(CONFIDENCE)
-                difference = f"{mean(first) - mean(second):.2f} [{low:.2f}, {high:.2f}]"
-                tested = [difference, f"{test.statistic:.2f}", f"{test.df:.1f}", f"{test.pvalue:.2g}"]
-                better = f"'{names[0 if high < 0 else 1]}' has the lower error"
-                p = f"p = {test.pvalue:.2g}" if test.pvalue >= 0.001 else "p < 0.001"
-                said = f"{'no difference shown' if low <= 0 <= high else better} ({p})"
-            lines.append([how, *(error_of(row, rule, interval=True) for row in rows), *tested])
-            sentences.append(f"{how}: {said}")
-    if not lines:
-        sys.exit(f"error: --compare needs a way to classify that both have: {' and '.join(names)} have none in common")
+    lines, sentences, pairs = [], [], [*zip(RULES, RULES, strict=True), tuple(rule_of(row) for row in rows)]
+    for rules in dict.fromkeys(pairs):
+        if not all(rule in run.errors for row, rule in zip(rows, rules, strict=True) for run in row):
+            continue
+        first, second = ([run.errors[rule] for run in row] for row, rule in zip(rows, rules, strict=True))
+        tested, said = ["-"] * 4, "no test is possible, as the errors of one side do not vary over the seeds"
+        if len(set(first)) > 1 and len(set(second)) > 1:
+            test = stats.ttest_ind(first, second, equal_var=False)
+            low, high = test.confidence_interval(CONFIDENCE)
+            difference = f"{mean(first) - mean(second):.2f} [{low:.2f}, {high:.2f}]"
+            tested = [difference, f"{test.statistic:.2f}", f"{test.df:.1f}", f"{test.pvalue:.2g}"]
+            better = f"'{names[0 if high < 0 else 1]}' has the lower error"
+            p = f"p = {test.pvalue:.2g}" if test.pvalue >= 0.001 else "p < 0.001"
+            said = f"{'no difference shown' if low <= 0 <= high else better} ({p})"
+        how = " / ".join(dict.fromkeys(RULES[rule] for rule in rules))
+        lines.append([how, *(with_spread(errors, interval=True) for errors in (first, second)), *tested])
+        sentences.append(f"{how}: {said}")
     sides = [f"{name} (n = {len(row)})" for name, row in zip(names, rows, strict=True)]
     on = [f"'{name}' {measured_with(row)}" for name, row in zip(names, rows, strict=True)]
     header = [f"{images} error (%)", *sides, "first - second", "t", "degrees of freedom", "p"]
