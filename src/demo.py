@@ -98,8 +98,7 @@ def answer(net: Net, given: Image.Image | Path) -> str:
 def page(folder: Path) -> Any:
     """The page for the net of the finished run in `folder`: a gradio.Blocks.
 
-    Raises:
-        ConfigError: Gradio is not installed, or as `load_trained`.
+    Raises ConfigError if Gradio is not installed, and as `load_trained` does.
     """
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}  # read when Gradio is imported
     try:

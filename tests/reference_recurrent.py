@@ -54,12 +54,16 @@ def bottom_up_pass(state, image, tiny):
     return states
 
 
-def settle(state, image, label, *, damping, iterations, tiny):
-    """Of one image under one label, for every iteration and layer: (below, above, z, h)."""
+def settle(state, image, label, *, damping, iterations, tiny, dropout=None):
+    """Of one image under one label, for every iteration and layer: (below, above, z, h).
+
+    ``dropout``, [d_l] for each layer, multiplies what the neighbours of a layer see of it.
+    """
+    dropout = dropout or [1.0] * len(state.biases)
     bottom, top = normalise(image, tiny), normalise(one_hot([label])[0], tiny)
     states, history = bottom_up_pass(state, image, tiny), []
     for _ in range(iterations):
-        n = [bottom] + [normalise(h, tiny) for h in states] + [top]
+        n = [bottom] + [normalise(h, tiny) * kept for h, kept in zip(states, dropout, strict=True)] + [top]
         now = []
         for layer in range(len(states)):
             below, above = n[layer], n[layer + 2]
@@ -95,12 +99,13 @@ def goodness_over_time(state, images, *, damping, iterations, tiny):
 def train_step(
     state, images, labels, negative_labels, *,
     damping, iterations, first_learning_iteration, eps, eps_sup, wc, wc_sup, gain, momentum=0.9,
-    peer=0.03, peer_momentum=0.9, temperature=1.0, tiny, masks=None, sign=1.0,
+    peer=0.03, peer_momentum=0.9, temperature=1.0, tiny, masks=None, sign=1.0, dropout=None,
 ):  # fmt: skip
     """One mini-batch. Returns (new state, loss of each layer summed over the cases).
 
     Section 4: ``masks`` are those of the full weight matrices, by name; what they leave out is set back to zero after
-    the update. ``sign`` -1: the goodness is minus the sum of squares, p = sigmoid(theta - sum of squares).
+    the update. ``sign`` -1: the goodness is minus the sum of squares, p = sigmoid(theta - sum of squares). ``dropout``:
+    that of ``settle``, for each case.
     """
     batch, layers = len(images), range(len(state.biases))
     learning = list(range(first_learning_iteration - 1, iterations))
@@ -108,8 +113,8 @@ def train_step(
     losses = np.zeros(len(layers))
     positives, negatives = (
         [
-            settle(state, x, k, damping=damping, iterations=iterations, tiny=tiny)
-            for x, k in zip(images, codes, strict=True)
+            settle(state, x, k, damping=damping, iterations=iterations, tiny=tiny, dropout=kept)
+            for x, k, kept in zip(images, codes, dropout or [None] * batch, strict=True)
         ]
         for codes in (labels, negative_labels)
     )

@@ -41,12 +41,14 @@ NETS = {
     [
         {},
         dict(damping=0.6, iterations=6, first_learning_iteration=3, temperature=2.0, deciding_iterations=[4, 6]),
-        dict(goodness="minus_sum_of_squares", temperature=5.0),
+        dict(goodness="minus_sum_of_squares", temperature=5.0, dropout=0.3),
     ],
-    ids=["paper", "other values", "min ssq"],
+    ids=["paper", "other values", "min ssq with dropout"],
 )
 def test_updates_are_those_of_numpy(monkeypatch, kind, options):
     """Of fields by full weight matrices, whose missing connections are set back to zero."""
+    options = options.copy()
+    p = options.pop("dropout", 0.0)
     net = small_net(**NETS[kind], **options)
     width, layers = net.shape.size, net.layers
     if net.standardise:
@@ -87,11 +89,16 @@ def test_updates_are_those_of_numpy(monkeypatch, kind, options):
             return wrong
 
         expected = reference_recurrent.negative_label_distribution(state, as_seen(images), labels.numpy(), TINY)
-        figures = step(net, optimizer, images, labels, None, choose=draw)
+        rng = np.random.default_rng(number)
+        dropout = [(rng.random((len(images), len(layer.bias))) >= p) / (1 - p) for layer in layers] if p else None
+        of_cases = list(zip(*dropout, strict=True)) if p else None
+        kept = [torch.tensor(of_layer).float() for of_layer in dropout] if p else None
+        figures = step(net, optimizer, images, labels, None, choose=draw, masks=kept)
         assert_close(torch.tensor(seen[0]), expected)
         state, losses = reference_recurrent.train_step(
             state, as_seen(images), labels.numpy(), wrong.numpy(), **settings, **SHEET_RATES | dict(eps=0.1),
             first_learning_iteration=net.first_learning_iteration, gain=reference.gain(number + 1, steps), **how,
+            dropout=of_cases,
         )  # fmt: skip
         assert_close(figures["loss"], losses)
         for name, parts in matrices(gradients=False).items():

@@ -89,8 +89,7 @@ def load_saved(folder: Path, overrides: Sequence[str] = ()) -> Config:
     Args:
         overrides: of the command line that resumes it; taken if they are among MAY_DIFFER.
 
-    Raises:
-        ConfigError: there is no run, it is of another version or not whole, or an override is of another key.
+    Raises ConfigError if there is no run, it is of another version or not whole, or an override is of another key.
     """
     path = folder / "config.yaml"
     if not path.is_file():

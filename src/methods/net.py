@@ -16,8 +16,7 @@ class Net(nn.Module):
     Args:
         shape: of the images; classes: how many there are. Both are kept with its weights, as the buffer `sizes`.
 
-    Raises:
-        ConfigError: `model` does not go with such images.
+    Raises ConfigError if `model` does not go with such images.
     """
 
     def __init__(self, model: Model, shape: Map, classes: int):

@@ -1,6 +1,6 @@
 """The recurrent net: the image below, the label above, and hidden layers that settle between them (section 3.4)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from src.config import values
 from src.config.values import ConfigError, choices, number, one_of
 from src.layers.connections import around, check_field, maps_of
+from src.layers.dropout import dropout_mask, dropped
 from src.layers.fields import Map
 from src.layers.layer import FFLayer, LayerModel, activities, length_normalise
 from src.layers.readout import Readout
@@ -52,6 +53,7 @@ class Model(LayerModel):
 @dataclass
 class Training(values.Training):
     negatives: str = one_of(WRONG_LABELS)
+    dropout: float = number(at_least=0, below=1)
 
 
 class Iteration(NamedTuple):
@@ -90,12 +92,15 @@ class Net(AnyNet):
         """The states that the iterations start from: one pass without the label ([B, d_0] -> tensors [B, d_l])."""
         return activities(self.layers, self.standardised(images))
 
-    def settle(self, images: Tensor, labels: Tensor, states: list[Tensor]) -> Iterator[Iteration]:
+    def settle(
+        self, images: Tensor, labels: Tensor, states: list[Tensor], masks: Sequence[Tensor | None] | None = None
+    ) -> Iterator[Iteration]:
         """The iterations; in each, all layers follow what their neighbours were in the one before.
 
         Args:
             images: in [0, 1] ([B, d_0]); labels: one for each, perhaps followed by another for each.. ([K B]).
             states: of layers 1..L to start from (each [K B, d_l]).
+            masks: of dropout, for what both neighbours see of layers 1..L (each [B, d_l]).
         """
         dtype = self.layers[0].below.dtype  # cast once for both neighbours
         image = length_normalise(self.standardised(images)).to(dtype)
@@ -104,8 +109,10 @@ class Net(AnyNet):
         held = [layer.bias for layer in self.layers]
         held[0] = held[0] + self.layers[0].below(image).repeat(len(labels) // len(images), 1)
         held[-1] = held[-1] + self.layers[-1].above(label)
+        masks = masks or [None] * len(states)
         for _ in range(self.iterations):
-            n = [image, *(length_normalise(h).to(dtype) for h in states), label]
+            seen = (dropped(length_normalise(h), mask).to(dtype) for h, mask in zip(states, masks, strict=True))
+            n = [image, *seen, label]
             drive = []
             for layer, z, below, above in zip(self.layers, held, n, n[2:], strict=False):
                 if below is not image:
@@ -142,7 +149,9 @@ class Net(AnyNet):
 
         def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
             noise = images.new_empty(len(images), self.classes).exponential_(generator=generator)
-            return update(self, optimizer, images, labels, noise, choose=WRONG_LABELS[training.negatives])
+            p, shapes = training.dropout, [(len(images), len(layer.bias)) for layer in self.layers]
+            masks = [dropout_mask(shape, p, generator, scale=1 / (1 - p)) for shape in shapes]
+            return update(self, optimizer, images, labels, noise, choose=WRONG_LABELS[training.negatives], masks=masks)
 
         return [Phase(training.epochs, optimizer, update_from)]
 
@@ -180,11 +189,13 @@ def step(
     noise: Tensor,
     *,
     choose: Callable[[Tensor, Tensor, Tensor], Tensor],
+    masks: Sequence[Tensor | None] | None = None,
 ) -> dict[str, Tensor]:
     """One update from a mini-batch; arguments and result are those of `src.methods.supervised.step`.
 
     Each layer learns at the iterations from its own goodness. What its neighbours were one iteration before is taken as
-    given: nothing is propagated back through time, and dh/dz is (1 - damping) 1[z > 0].
+    given: nothing is propagated back through time, and dh/dz is (1 - damping) 1[z > 0]. The `masks` of `Net.settle` are
+    the same for the positive and the negative of an image, and at all iterations.
     """
     # The bottom-up pass trains the read-out and says which wrong labels are hard.
     states = net.bottom_up(images)
@@ -194,7 +205,8 @@ def step(
     readout_loss = net.readout.learn(x, logits, labels, optimizer.momentum)
 
     # Positives and, below them, negatives start from its states, and settle.
-    learning = list(net.settle(images, both, [h.repeat(2, 1) for h in states]))[net.first_learning_iteration - 1 :]
+    iterations = list(net.settle(images, both, [h.repeat(2, 1) for h in states], masks))
+    learning = iterations[net.first_learning_iteration - 1 :]
     image, *n, label = zip(*(now.n for now in learning), strict=True)
     n = [image[0], *n, label[0]]  # which are held
     learned = []

@@ -58,8 +58,7 @@ class Digit:
 def read(path: Path) -> Image.Image:
     """The picture at `path`, upright, scaled down to at most 2,000 x 2,000 pixels.
 
-    Raises:
-        DataError: there is no picture, or it cannot be read.
+    Raises DataError if there is no picture, or it cannot be read.
     """
     try:
         with warnings.catch_warnings():
@@ -82,8 +81,7 @@ def digits(image: Image.Image, *, single: bool = False) -> list[Digit]:
     Args:
         single: there is one digit, in however many parts.
 
-    Raises:
-        DataError: nothing can be told; the message says why.
+    Raises DataError if nothing can be told; the message says why.
     """
     picture = np.rint(255 * coloured(image)).astype(np.uint8)
     height, width = picture.shape[:2]
@@ -240,8 +238,7 @@ def without_lines(mask: Array, ink: Array) -> Array:
 def uncut(mask: Array) -> Array:
     """Of `mask`, what does not touch the sheet's edge: no desk, no end of a line.
 
-    Raises:
-        DataError: that is less than what does.
+    Raises DataError if that is less than what does.
     """
     _, parts = cv2.connectedComponents(mask)
     whole = mask * ~np.isin(parts, np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
@@ -256,8 +253,7 @@ def uncut(mask: Array) -> Array:
 def apart(mask: Array, *, single: bool) -> list[Array]:
     """A mask for each digit, or for the `single` one.
 
-    Raises:
-        DataError: much of the ink makes no digit, or there are too many.
+    Raises DataError if much of the ink makes no digit, or there are too many.
     """
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask)
     length = int(stats[1:, 2:4].max())  # of the largest part, in pixels
@@ -288,8 +284,7 @@ def as_mnist(ink: Array, mask: Array) -> Tensor:
     Args:
         ink: each pixel's contrast to the paper.
 
-    Raises:
-        DataError: that is no digit.
+    Raises DataError if that is no digit.
     """
     left, top, right, bottom = box_of(mask)
     if right - left > WIDEST * (bottom - top):

@@ -15,8 +15,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def resolve_device(name: str) -> torch.device:
     """The device of `name`: "cpu", "cuda", "cuda:1", "mps", or "auto" for CUDA where there is one and else the CPU.
 
-    Raises:
-        ConfigError: the name is none of these, or the machine or this build of torch has no such device.
+    Raises ConfigError if the name is none of these, or the machine or this build of torch has no such device.
     """
     if not DEVICE_NAMES.fullmatch(name):
         raise ConfigError(f"device={name}: {DEVICE_RULE}")

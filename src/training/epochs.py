@@ -73,8 +73,7 @@ def train_epochs(
     Yields:
         after each epoch, its "gain" and the means of the step's figures, as Python numbers.
 
-    Raises:
-        ConfigError: after an epoch in which a loss was infinite or not a number, with the rate that it depends on.
+    Raises ConfigError after an epoch in which a loss was infinite or not a number, with the rate that it depends on.
     """
     before = 0  # epochs of the phases before
     for phase in phases:
