@@ -90,15 +90,14 @@ def test_updates_are_those_of_numpy(monkeypatch, kind, options):
 
         expected = reference_recurrent.negative_label_distribution(state, as_seen(images), labels.numpy(), TINY)
         rng = np.random.default_rng(number)
-        dropout = [(rng.random((len(images), len(layer.bias))) >= p) / (1 - p) for layer in layers] if p else None
-        of_cases = list(zip(*dropout, strict=True)) if p else None
+        dropout = [(rng.random((len(images), len(layer.bias))) >= p) / (1 - p) for layer in layers]
         kept = [torch.tensor(of_layer).float() for of_layer in dropout] if p else None
         figures = step(net, optimizer, images, labels, None, choose=draw, masks=kept)
         assert_close(torch.tensor(seen[0]), expected)
         state, losses = reference_recurrent.train_step(
             state, as_seen(images), labels.numpy(), wrong.numpy(), **settings, **SHEET_RATES | dict(eps=0.1),
             first_learning_iteration=net.first_learning_iteration, gain=reference.gain(number + 1, steps), **how,
-            dropout=of_cases,
+            dropout=list(zip(*dropout, strict=True)),
         )  # fmt: skip
         assert_close(figures["loss"], losses)
         for name, parts in matrices(gradients=False).items():
