@@ -108,7 +108,7 @@ def test_runs_that_differ_only_in_seed_folder_and_what_older_versions_lack_share
         ["matlab", "2 x 30", "7", "60,000", "0-4", "1.50 ± 0.16", "2.20 ± 0.45"],
         ["matlab, learning_rate=0.02", "2 x 30", "7", "60,000", "3", "3.00", "5.00"],
     ]
-    assert list(by_layer[0].values()) == ["matlab", "goodness", "9.00 ± 0.00", "8.00 ± 0.00", "-", "-", "7.00 ± 0.00"]
+    assert list(by_layer[0].values()) == ["matlab", "9.00 ± 0.00", "8.00 ± 0.00", "-", "-", "7.00 ± 0.00"]
     # t of 97.5 % with 4 degrees of freedom is 2.776; 2.776 * 0.15811 / sqrt(5) = 0.196
     assert list(measured[0].values()) == ["matlab", "a CPU, fp32", "by goodness", "1.50 [1.30, 1.70]"]
     assert list(measured[1].values()) == ["matlab, learning_rate=0.02", "a CPU, fp32", "by goodness", "3.00"]

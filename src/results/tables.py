@@ -19,7 +19,6 @@ IN_COLUMNS = {"name", "model.hidden_dims", "training.epochs", "data.validation_i
 TOLD_APART_BY = ("{method}", "{net}", "{epochs} epochs", "{train_images:,} images", "{precision}")
 CONFIDENCE = 0.95  # of intervals
 RULES = HEADLINES | {"goodness_and_one_pass": "by both rules"}
-BY = {"goodness": "goodness", "one_pass": "read-out"}
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -170,7 +169,7 @@ def errors_over_seeds(rows: list[list[Run]]) -> str:
 
 
 def errors_by_layer(rows: list[list[Run]]) -> str:
-    """The errors by single layers (four columns, or as many as there are) and by all, by a run's first rule."""
+    """The errors by single layers (four columns, or as many as there are) and by all: by goodness, or by a read-out."""
 
     def error_by(row: list[Run], layers: str) -> str:
         return error_of(row, f"{headline(row[0].errors)}_{layers}")
@@ -178,7 +177,6 @@ def errors_by_layer(rows: list[list[Run]]) -> str:
     rows = [row for row in rows if error_by(row, "layer_1") != "-"]
     deepest = max([4, *(len(row[0].result["hidden_dims"]) for row in rows)])
     return table_of(rows, {
-        "by": lambda row: BY[headline(row[0].errors)],
         **{f"layer {layer}": partial(error_by, layers=f"layer_{layer}") for layer in range(1, deepest + 1)},
         "all": lambda row: error_by(row, "all_layers").replace("-", error_by(row, "all_iterations")),
     })  # fmt: skip
@@ -222,8 +220,8 @@ def experiments_table(rows: list[list[Run]], experiments: list[str]) -> str:
 
 
 def comparison(rows: list[list[Run]], images: str = "test") -> str:
-    """Welch's t-test between two rows: a table, a sentence for each rule that both have and, where these are two, for
-    those that they are judged by, and what each was measured on.
+    """Welch's t-test between two rows: a table, a sentence for each rule that both have and, if they are judged by
+    different ones, for these, and what each was measured on.
 
     `images`: which ones the errors are of. Raises SystemExit if there are not two rows of two or more seeds.
     """
