@@ -86,7 +86,7 @@ WAYS = {  # to train: every step of src/
     "uniform, adversarial": "training.negatives=uniform training.adversarial=0.5",
     "unsupervised": "method=unsupervised",
     "local receptive fields": "method=unsupervised model.grids=[3,2] model.hidden_dims=[36,20]",
-    "recurrent": "method=recurrent model.iterations=5",
+    "recurrent": "method=recurrent model.iterations=5 training.dropout=0.3",
     "backprop": "method=backprop training.adversarial=0.5",
 }
 

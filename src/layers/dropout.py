@@ -14,5 +14,5 @@ def dropout_mask(shape: Sequence[int], p: float, generator: torch.Generator, sca
 
 
 def dropped(x: Tensor, mask: Tensor | None) -> Tensor:
-    """`x`, perhaps several for each row of it ([K B, D]), times a `dropout_mask` ([B, D])."""
+    """`x` ([K B, D]), K times as many rows as the `dropout_mask` ([B, D]), times that."""
     return x if mask is None else (x.unflatten(0, (-1, len(mask))) * mask).flatten(0, 1)
