@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from src.config import values
 from src.config.values import number
 from src.layers.connections import around, check_field, maps_of, rows_that_matter, select
-from src.layers.dropout import dropout_mask, dropped
+from src.layers.dropout import dropout_mask, dropout_masks, dropped
 from src.layers.fields import Map
 from src.layers.layer import ReLULayer
 from src.layers.readout import Readout
@@ -67,13 +67,12 @@ class Net(AnyNet):
         """One."""
         optimizer = make_optimizer(self, training)
         update = compiled(step, self) if training.compile else step
-        scale = 1 / (1 - training.dropout)  # keeps the mean, as is usual
+        scale = 1 / (1 - training.dropout)  # of `dropout_masks`
 
         def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
             p = training.input_dropout
             images = dropped(images, dropout_mask(images.shape, p, generator, scale=1 / (1 - p)))
-            shapes = [(len(images), len(layer.bias)) for layer in self.layers]
-            masks = [dropout_mask(shape, training.dropout, generator, scale) for shape in shapes]
+            masks = dropout_masks(self.layers, len(images), training.dropout, generator)
             return update(self, optimizer, images, labels, masks=masks, scale=scale, adversarial=training.adversarial)
 
         return [Phase(training.epochs, optimizer, update_from, readout_rate="learning_rate")]

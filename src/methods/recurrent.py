@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from src.config import values
 from src.config.values import ConfigError, choices, number, one_of
 from src.layers.connections import around, check_field, maps_of
-from src.layers.dropout import dropout_mask, dropped
+from src.layers.dropout import dropout_masks, dropped
 from src.layers.fields import Map
 from src.layers.layer import FFLayer, LayerModel, activities, length_normalise
 from src.layers.readout import Readout
@@ -149,8 +149,7 @@ class Net(AnyNet):
 
         def update_from(images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
             noise = images.new_empty(len(images), self.classes).exponential_(generator=generator)
-            p, shapes = training.dropout, [(len(images), len(layer.bias)) for layer in self.layers]
-            masks = [dropout_mask(shape, p, generator, scale=1 / (1 - p)) for shape in shapes]
+            masks = dropout_masks(self.layers, len(images), training.dropout, generator)
             return update(self, optimizer, images, labels, noise, choose=WRONG_LABELS[training.negatives], masks=masks)
 
         return [Phase(training.epochs, optimizer, update_from)]
