@@ -291,6 +291,9 @@ def test_comparisons_are_by_the_rules_that_both_have_and_by_those_that_they_are_
     c = write_seeds(tmp_path / "c", [1.4, 2.4], errors={"goodness": 1.4}, name="mine")
     (row,) = table_rows(command("--compare", c, b))
     assert row["test error (%)"] == "in one pass / by goodness"  # sorted by path
+    e = write_seeds(tmp_path / "e", [1.4, 2.4], errors={"goodness": 1.4}, name="record_jitter")  # not by its own rule
+    lost, words = command("--compare", e, b), "error: --compare needs a way to classify that both have: theirs and "
+    assert lost.startswith(words + "record_jitter") and lost.endswith(" have none in common")
     error = "error: --compare takes the folders of two configurations, of two seeds or more each; there are: "
     found = f"'matlab', n = 2, as in {a / '0'}"
     assert command("--compare", a) == error + found

@@ -223,7 +223,8 @@ def comparison(rows: list[list[Run]], images: str = "test") -> str:
     """Welch's t-test between two rows: a table, a sentence for each rule that both have and, if they are judged by
     different ones, for these, and what each was measured on.
 
-    `images`: which ones the errors are of. Raises SystemExit if there are not two rows of two or more seeds.
+    `images`: which ones the errors are of. Raises SystemExit if there are not two rows of two or more seeds, or nothing
+    can be compared.
     """
     from scipy import stats
 
@@ -249,6 +250,8 @@ def comparison(rows: list[list[Run]], images: str = "test") -> str:
         how = " / ".join(dict.fromkeys(RULES[rule] for rule in rules))
         lines.append([how, *(with_spread(errors, interval=True) for errors in (first, second)), *tested])
         sentences.append(f"{how}: {said}")
+    if not lines:
+        sys.exit(f"error: --compare needs a way to classify that both have: {' and '.join(names)} have none in common")
     sides = [f"{name} (n = {len(row)})" for name, row in zip(names, rows, strict=True)]
     on = [f"'{name}' {measured_with(row)}" for name, row in zip(names, rows, strict=True)]
     header = [f"{images} error (%)", *sides, "first - second", "t", "degrees of freedom", "p"]
