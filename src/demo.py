@@ -69,7 +69,8 @@ def bars(scores: dict[str, Tensor]) -> str:
     for name, values in columns(scores).items():
         lowest, highest, unit = (0, 100, " %") if name == "read-out" else (values.min(), values.max(), "")
         head.append(f"<th>{name}</th>")
-        for label, (value, width) in enumerate(zip(values, 100 * (values - lowest) / (highest - lowest), strict=True)):
+        span = (highest - lowest) or 1  # silent layers
+        for label, (value, width) in enumerate(zip(values, 100 * (values - lowest) / span, strict=True)):
             best = " class='best'" if label == values.argmax() else ""
             cells[label].append(f"<td{best}><i style='width:{width:.1f}%'></i><span>{value:.1f}{unit}</span></td>")
     rows = "".join(f"<tr>{''.join(row)}</tr>" for row in [head, *cells])

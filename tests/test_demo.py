@@ -97,6 +97,11 @@ def test_the_nets_of_every_method_say_what_they_have(overrides):
         assert values == pytest.approx([label, *(of_labels[label].item() for of_labels in shown.values())], abs=0.051)
 
 
+def test_the_bars_of_silent_layers_are_empty():
+    rows = re.findall(r"width:(.*?)%", demo.bars({"goodness_layer_1": torch.zeros(10), "one_pass": torch.zeros(10)}))
+    assert set(rows) == {"0.0", "10.0"}
+
+
 def test_each_of_several_digits_is_answered_and_boxed(monkeypatch, tmp_path):
     config = load(composed("method=backprop", "model.hidden_dims=[20]", "precision=fp32"))
     image = Image.new("RGB", (600, 300), "white")

@@ -105,6 +105,13 @@ def test_goodness_of_positives_and_negatives_with_the_threshold_of_a_loss_that_h
         assert {text.get_text() for text in axis.get_legend().get_texts()} >= {"right", "wrong"}
 
 
+def test_goodness_of_more_cases_than_torch_finds_quantiles_of():
+    cases = torch.arange(2.0**24 + 2)[None]
+    figure = figures.draw_goodness({"right": cases[:, :1], "wrong": cases[:, 1:]}, [SimpleNamespace(loss=symba)])
+    low, high = figure.axes[0].containers[1][0].get_x(), figure.axes[0].containers[1][-1].get_x()
+    assert low == pytest.approx(0.001 * 2**24, rel=1e-3) and 0.98 * 2**24 < high < 0.999 * 2**24
+
+
 def test_receptive_fields_are_of_the_strongest_units_each_on_its_own_scale():
     weight = torch.zeros(300, 28, 28)
     rows, columns = 2 + torch.arange(300) // 26, 1 + torch.arange(300) % 26  # not at an edge

@@ -126,6 +126,17 @@ def test_updates_are_those_of_numpy(monkeypatch, kind, options):
     assert len(by_rule) == 4 + len(layers)
 
 
+def test_a_channel_that_is_constant_is_standardised_to_zero():
+    net = small_net(hidden_dims=[48], **TOPOGRAPHIC)
+    images = torch.randint(0, 200, (50, COLOUR.height, COLOUR.width, 3), generator=torch.Generator().manual_seed(1))
+    images[..., 1] = 37
+    net.prepare(images.flatten(1).byte())
+    first, constant, last = net.standardised(images.flatten(1) / 255).view(-1, 3).T
+    assert not constant.any()
+    for channel in (first, last):
+        assert (channel.mean().item(), channel.std().item()) == pytest.approx((0, 1), abs=1e-3)
+
+
 def test_start_values():
     net = small_net(784, [400, 300])
     for layer, below, above in zip(net.layers, (784, 400), (300, 10), strict=True):

@@ -38,7 +38,8 @@ class Net(nn.Module):
             value = torch.arange(256, device=images.device) / 255
             share = counts / counts.sum(dim=1, keepdim=True)  # of each value in each channel: [channels, 256]
             self.pixel_mean.copy_(share @ value)
-            self.pixel_std.copy_((share @ value.square() - self.pixel_mean.square()).sqrt())
+            std = (share * (value - self.pixel_mean[:, None]).square()).sum(dim=1).sqrt()
+            self.pixel_std.copy_(torch.where(std > 0, std, 1))  # of a channel that is constant
 
     def standardised(self, images: Tensor) -> Tensor:
         """Images in [0, 1] ([B, D]) with mean 0 and standard deviation 1 in each channel of the training images."""
@@ -58,7 +59,7 @@ class Net(nn.Module):
 
     @abstractmethod
     def scores(self, images: Tensor) -> dict[str, Tensor]:
-        """The score of every class by every rule to classify, the paper's rule first.
+        """The score of every class by every rule to classify, "goodness" or "one_pass" among them.
 
         Images in [0, 1], [B, shape.size] -> each [B, classes]. Raises ValueError as `checked` does.
         """

@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib import colormaps
@@ -100,7 +101,7 @@ def draw_goodness(goodnesses: dict[str, Tensor], layers: Sequence[FFLayer]) -> F
     figure = new_figure(4.2 * len(layers), 3.6)
     axes = figure.subplots(1, len(layers), squeeze=False)[0]
     for number, (axis, layer, *both) in enumerate(zip(axes, layers, *goodnesses.values(), strict=True), start=1):
-        low, high = torch.quantile(torch.cat(both), torch.tensor([0.001, 0.999])).tolist()
+        low, high = np.quantile(torch.cat(both).numpy(), [0.001, 0.999]).tolist()  # torch's takes 2**24 at most
         for values, colour, name in zip(both, (POSITIVE, NEGATIVE), goodnesses, strict=True):
             style = {"weights": torch.full_like(values, 100 / len(values)).numpy(), "color": colour, "alpha": 0.6}
             axis.hist(values.clamp(low, high).numpy(), bins=60, range=(low, high), label=name, **style)
