@@ -164,7 +164,7 @@ def train(
 
 def new_net(config: Config, shape: Map, classes: int) -> Net:
     """The net of `config`, whose precision is resolved, with initial weights from `config.seed`, on the CPU."""
-    options = {"generator": torch.Generator().manual_seed(config.seed), "matmul_dtype": PRECISIONS[config.precision]}
+    options = {"generator": torch.Generator().manual_seed(config.seed), "dtype": PRECISIONS[config.precision]}
     return methods.named(config.method).Net(config.model, shape, classes, **options)
 
 

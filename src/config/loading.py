@@ -74,7 +74,7 @@ def check_images(config: Config, images: int, shape: Map, classes: int) -> None:
     if training < 1:
         rule = f"must be below the number of training images, {images}"
         raise ConfigError(f"data.validation_images={config.data.validation_images}: {rule}")
-    smallest = methods.named(config.method).SMALLEST_BATCH
+    smallest = config.training.smallest_batch
     if not smallest <= size <= training or 0 < training % size < smallest:
         rule = f"must be at most {training}, the number of training images, and leave no batch of less than {smallest}"
         raise ConfigError(f"training.batch_size={size}: {rule}")

@@ -93,6 +93,8 @@ class Model:
 class Training:
     """What every training has; a method's values are a subclass."""
 
+    smallest_batch = 1  # how many images an update needs: no value, but of the method
+
     epochs: int = number(at_least=1)
     batch_size: int = number(at_least=1)
     learning_rate: float = number(at_least=0)

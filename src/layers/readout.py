@@ -11,10 +11,6 @@ class Readout(nn.Module):
     """Logits of the classes from normalised activities; nothing is sent back into them.
 
     Always in fp32: a few columns cost little, and rounded logits would tie.
-
-    Args:
-        features: how many activities it reads.
-        classes: how many logits it gives.
     """
 
     def __init__(self, features: int, classes: int):
@@ -26,11 +22,7 @@ class Readout(nn.Module):
         return F.linear(features, self.weight)
 
     def learn(self, features: Tensor, logits: Tensor, labels: Tensor, momentum: float) -> Tensor:
-        """Adds the gradient of the mean cross-entropy to the momentum buffer.
-
-        Returns:
-            the cross-entropy, summed over the samples (scalar).
-        """
+        """Adds the gradient of the mean cross-entropy to g; returns the cross-entropy, summed (scalar)."""
         smooth_outer(self.weight.grad, self.error(logits, labels), features, momentum, torch.float32)
         return F.cross_entropy(logits, labels, reduction="sum")
 

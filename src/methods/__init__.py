@@ -2,8 +2,7 @@
 
 A method's module has
 - `Model` and `Training`: the types and ranges of the values in `model` and `training`;
-- `Net`: the net (`src.methods.net`), with its update and its rules to classify;
-- `SMALLEST_BATCH`: how many images an update needs.
+- `Net`: the net (`src.methods.net`), with its update and its rules to classify.
 """
 
 from importlib import import_module

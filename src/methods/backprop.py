@@ -21,8 +21,6 @@ from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
 from src.training.optimiser import SGD, descend, make_optimizer
 
-SMALLEST_BATCH = 1
-
 
 @dataclass
 class Model(values.Model):
@@ -47,12 +45,10 @@ class Net(AnyNet):
     W_l ~ N(0, 2 / d_{l-1}), which keeps the mean square of the activities (He et al. 2015).
     """
 
-    def __init__(
-        self, model: Model, shape: Map, classes: int, *, generator: torch.Generator, matmul_dtype: torch.dtype
-    ):
+    def __init__(self, model: Model, shape: Map, classes: int, *, generator: torch.Generator, dtype: torch.dtype):
         super().__init__(model, shape, classes)
         maps = maps_of(shape, model.hidden_dims, model.field)
-        options = {"gain": 2**0.5, "generator": generator, "dtype": matmul_dtype}
+        options = {"gain": 2**0.5, "generator": generator, "dtype": dtype}
         self.layers = nn.ModuleList(ReLULayer(around(*ends, model.field, **options)) for ends in pairwise(maps))
         self.readout = Readout(maps[-1].size, classes)
 

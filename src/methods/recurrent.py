@@ -23,7 +23,6 @@ from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
 from src.training.optimiser import SGD, descend, make_optimizer
 
-SMALLEST_BATCH = 1
 AT_ONCE = 5000  # images under a label that settle at a time; a matter of memory
 WRONG_LABELS = choices(wrong_labels)
 
@@ -71,13 +70,11 @@ class Net(AnyNet):
     W ~ N(0, weight_gain^2 / d_{l-1}), V ~ N(0, weight_gain^2 / d_{l+1}).
     """
 
-    def __init__(
-        self, model: Model, shape: Map, classes: int, *, generator: torch.Generator, matmul_dtype: torch.dtype
-    ):
+    def __init__(self, model: Model, shape: Map, classes: int, *, generator: torch.Generator, dtype: torch.dtype):
         super().__init__(model, shape, classes)
 
         maps = [*maps_of(shape, model.hidden_dims, model.field), Map(1, 1, classes)]
-        options = {"gain": model.weight_gain, "generator": generator, "dtype": matmul_dtype}
+        options = {"gain": model.weight_gain, "generator": generator, "dtype": dtype}
         self.layers = nn.ModuleList(
             FFLayer(*(around(seen, own, model.field, **options) for seen in (below, above)), **model.of_layer())
             for below, own, above in zip(maps, maps[1:], maps[2:], strict=False)

@@ -24,7 +24,6 @@ from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
 from src.training.optimiser import SGD, descend, make_optimizer
 
-SMALLEST_BATCH = 1
 WRONG_LABELS = choices(wrong_labels)
 
 
@@ -79,18 +78,11 @@ class FirstLayer(FFLayer):
 class Net(AnyNet):
     """Hidden layers 1..L over the image, and a read-out of the normalised activities of layers 2..L."""
 
-    def __init__(
-        self, model: Model, shape: Map, classes: int, *, generator: torch.Generator, matmul_dtype: torch.dtype
-    ):
+    def __init__(self, model: Model, shape: Map, classes: int, *, generator: torch.Generator, dtype: torch.dtype):
         super().__init__(model, shape, classes)
-        self.layers = nn.ModuleList(
-            kind(below, **model.of_layer())
-            for kind, below in zip(
-                [FirstLayer] + [FFLayer] * (len(model.hidden_dims) - 1),
-                dense_stack(shape, model.hidden_dims, model.weight_scale, generator=generator, dtype=matmul_dtype),
-                strict=True,
-            )
-        )
+        stack = dense_stack(shape, model.hidden_dims, model.weight_scale, generator=generator, dtype=dtype)
+        kinds = [FirstLayer] + [FFLayer] * (len(stack) - 1)
+        self.layers = nn.ModuleList(kind(below, **model.of_layer()) for kind, below in zip(kinds, stack, strict=True))
         self.readout = Readout(sum(model.hidden_dims[1:]), classes)
         self.register_buffer("updates", torch.tensor(0))  # done so far, with training.sleep
 
@@ -169,8 +161,7 @@ def step(
         adversarial: how far every second image is moved for the latter two passes (`moved`).
         sleep: so many updates learn of positives alone, then as many of negatives alone (section 5); 0: of both.
 
-    Returns:
-        `step_figures`.
+    Returns `step_figures`.
     """
     # Neutral pass: the read-out learns from it, and says which wrong labels are hard.
     pixels = net.first.of_pixels(images, net.classes)

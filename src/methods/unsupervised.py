@@ -25,7 +25,6 @@ from src.training.compiling import compiled
 from src.training.epochs import Phase, step_figures
 from src.training.optimiser import SGD, descend, make_optimizer
 
-SMALLEST_BATCH = 2  # a hybrid is made of two images
 NEGATIVE_IMAGES = choices(negative_images)
 
 
@@ -56,6 +55,7 @@ class Model(LayerModel):
 
 @dataclass
 class Training(values.Training):
+    smallest_batch = 2  # a hybrid is made of two images
     negatives: str = one_of(NEGATIVE_IMAGES)
     blurs: int = number(at_least=0)
     readout_epochs: int = number(at_least=0)
@@ -66,11 +66,9 @@ class Net(AnyNet):
     see what each layer knows, of every layer alone.
     """
 
-    def __init__(
-        self, model: Model, shape: Map, classes: int, *, generator: torch.Generator, matmul_dtype: torch.dtype
-    ):
+    def __init__(self, model: Model, shape: Map, classes: int, *, generator: torch.Generator, dtype: torch.dtype):
         super().__init__(model, shape, classes)
-        dims, options = model.hidden_dims, {"generator": generator, "dtype": matmul_dtype}
+        dims, options = model.hidden_dims, {"generator": generator, "dtype": dtype}
         if model.grids:
             stack = local_stack(shape, dims, model.grids, model.field, model.weight_scale, **options)
         else:
