@@ -8,7 +8,7 @@ import reference
 import reference_others
 import torch
 import torch.nn.functional as F
-from nets import BATCH, HIDDEN_DIMS, SHEET_RATES, assert_close, full_matrix, optimizer_for, tensors
+from nets import BATCH, SHEET_RATES, as_state, assert_close, assert_layers_are, full_matrix, optimizer_for, tensors
 
 from src.layers.fields import Map
 from src.methods import backprop
@@ -23,14 +23,12 @@ def parameters_of(net: backprop.Net) -> tuple[list[torch.nn.Parameter], list[tor
     return [layer.below.weight for layer in net.layers], [layer.bias for layer in net.layers]
 
 
-@pytest.mark.parametrize("hidden_dims", [[17], HIDDEN_DIMS], ids=["one layer", "three layers"])
+@pytest.mark.parametrize("hidden_dims", [[17], nets.HIDDEN_DIMS], ids=["one layer", "three layers"])
 @pytest.mark.parametrize("decay_in_momentum", [False, True])
 @pytest.mark.parametrize("momentum", [0.9, 0.5])
 def test_updates_are_those_of_numpy(hidden_dims, decay_in_momentum, momentum):
     net = small_net(hidden_dims=hidden_dims)
-    state = reference.new_state(
-        *([parameter.detach().double().numpy() for parameter in part] for part in parameters_of(net))
-    )
+    state = as_state(net)
     state.softmax = state.smooth_softmax = torch.zeros(10, hidden_dims[-1]).double().numpy()  # of the last layer alone
     smoothing = dict(momentum=momentum, decay_in_momentum=decay_in_momentum)
     optimizer = optimizer_for(net, learning_rate=0.5, **smoothing)
@@ -45,11 +43,7 @@ def test_updates_are_those_of_numpy(hidden_dims, decay_in_momentum, momentum):
         )  # fmt: skip
         assert_close(figures["readout_loss"], loss)
         assert figures["loss"].shape == figures["pairs_ordered_wrongly"].shape == (0,)
-        for index, (weight, bias) in enumerate(zip(*parameters_of(net), strict=True)):
-            assert_close(weight, state.weights[index])
-            assert_close(bias, state.biases[index])
-            assert_close(-weight.grad, state.smooth_weights[index])
-            assert_close(-bias.grad, state.smooth_biases[index])
+        assert_layers_are(net, state)
         assert_close(net.readout.weight, state.softmax)
         assert_close(-net.readout.weight.grad, state.smooth_softmax)
     assert all(torch.tensor(bias).abs().max() > 1e-4 for bias in state.biases)  # the hidden layers have moved
@@ -66,8 +60,8 @@ def test_an_update_with_dropout_is_that_of_autograd():
     net.readout.weight.data.normal_(generator=torch.Generator().manual_seed(1))
     optimizer = optimizer_for(net, learning_rate=0.0, readout_learning_rate=0.0, momentum=0.0)
     images, labels, _ = tensors(0, size=40)
-    kept = torch.rand(40, sum(HIDDEN_DIMS), generator=torch.Generator().manual_seed(2)) >= 0.4
-    masks = (scale * kept).split(HIDDEN_DIMS, dim=1)
+    kept = torch.rand(40, sum(nets.HIDDEN_DIMS), generator=torch.Generator().manual_seed(2)) >= 0.4
+    masks = (scale * kept).split(nets.HIDDEN_DIMS, dim=1)
     h = images
     for weight, bias, mask in zip(*parameters_of(net), masks, strict=True):
         h = mask * F.relu(F.linear(h, weight, bias))

@@ -297,11 +297,9 @@ def test_what_holds_no_digit_is_refused_with_the_reason(images):
                 print(reason, number, digits(image))  # what was not refused
 
 
-def test_a_run_without_a_net_and_a_picture_among_its_own_are_named(run_folder, test_set, tmp_path, monkeypatch):
-    grey(test_set.images[0]).save(image := tmp_path / "seven.png")
-    assert refusal(monkeypatch, tmp_path, image) == f"error: {tmp_path}: there is no run (no config.yaml)"
+def test_a_picture_among_its_own_and_a_run_without_a_net_are_named(run_folder, monkeypatch):
     kept = run_folder / "classified" / "seven.png"
     assert refusal(monkeypatch, run_folder, kept).endswith("none of the given ones may be there")
     (run_folder / "model.pt").unlink()
-    assert refusal(monkeypatch, run_folder, image).endswith(": this run's net was not kept (no model.pt)")
+    assert refusal(monkeypatch, run_folder, Path("seven.png")).endswith(": this run's net was not kept (no model.pt)")
     assert not (run_folder / "classified").exists()

@@ -22,6 +22,10 @@ PAGES = {
     str(path.relative_to(REPOSITORY)): path.read_text(encoding="utf-8")
     for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 }
+NOTEBOOK = read_json(REPOSITORY / "docs" / "forward_forward.ipynb")
+PAGES["docs/forward_forward.ipynb"] = "\n".join(
+    "".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "markdown"
+)
 README = PAGES["README.md"]
 GENERATED = {  # page and marker -> arguments of src.report; those of docs/speed.md are in test_speed.py
     ("README.md", "experiments"): "--published results",

@@ -8,7 +8,6 @@ import pytest
 from commands import REPOSITORY
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from test_docs import anchors
 
 PATH = REPOSITORY / "docs" / "forward_forward.ipynb"
 TEXT = PATH.read_text(encoding="utf-8")
@@ -25,16 +24,6 @@ def test_nothing_of_a_run_or_a_machine_is_stored(notebook):
     for cell in notebook.cells:
         assert not cell.metadata and not cell.get("outputs") and not cell.get("execution_count"), cell.id
     assert notebook.metadata.keys() == {"kernelspec", "language_info"} and len(notebook.metadata.language_info) == 1
-
-
-def test_links_lead_to_files_and_headings(notebook):
-    prose = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    links = re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", prose)
-    assert links
-    for file, heading in links:
-        path = (PATH.parent / file).resolve()
-        assert path.is_file(), file
-        assert not heading or heading in anchors(str(path.relative_to(REPOSITORY))), f"{file}#{heading}"
 
 
 @pytest.mark.parametrize("cloned", [True, False])
