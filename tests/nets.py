@@ -1,6 +1,7 @@
 """Small nets, their optimiser and their batches, for the tests."""
 
 import sys
+from dataclasses import asdict
 from functools import cache
 from types import ModuleType, SimpleNamespace
 
@@ -25,6 +26,7 @@ MNIST_MAP = Map(28, 28, 1)
 INPUT_DIM, HIDDEN_DIMS, BATCH = 30, [17, 9, 13], 6
 TINY = 1e-8  # of the length normalisation
 LAYER = load(composed()).model.of_layer()  # configs/layers.yaml
+MODEL = {"weight_scale": "fan_in", "grids": None} | asdict(load(composed("method=recurrent")).model)
 RATES = dict(
     learning_rate=0.05, weight_decay=0.02, readout_learning_rate=0.1, readout_weight_decay=0.03, momentum=0.9,
     decay_in_momentum=False,
@@ -41,10 +43,9 @@ def small_net(
     **values,
 ) -> Net:
     """With the defaults of configs/ where `values` of its model do not say otherwise; dense, but for a `field`."""
-    defaults = {"weight_scale": "fan_in", "grids": None, "weight_gain": 0.7, "field": None, "standardise": False}
-    values = defaults | LAYER | values
+    values = MODEL | {"hidden_dims": hidden_dims} | values
     names = method.Model.__dataclass_fields__
-    model = method.Model(hidden_dims=hidden_dims, **{name: values[name] for name in names if name in values})
+    model = method.Model(**{name: values[name] for name in names if name in values})
     generator = torch.Generator().manual_seed(0)
     return method.Net(model, shape or Map(1, 1, input_dim), 10, generator=generator, dtype=dtype)
 

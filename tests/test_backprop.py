@@ -1,4 +1,4 @@
-"""The back-propagation baseline (section 3.1): its update against NumPy, and start values."""
+"""The back-propagation baseline (section 3.1): its update against NumPy and autograd."""
 
 from functools import partial
 
@@ -102,15 +102,6 @@ def test_an_update_with_adversarial_images_is_one_of_those_for_half_of_them():
     step(pair[1], optimizers[1], moved, labels)
     for ours, theirs in zip(*(net.parameters() for net in pair), strict=True):
         assert torch.equal(ours, theirs)
-
-
-def test_start_values():
-    net = small_net(784, [400, 300])
-    for weight, bias, fan_in in zip(*parameters_of(net), (784, 400), strict=True):
-        assert weight.mean().item() == pytest.approx(0, abs=4 * (2 / fan_in / weight.numel()) ** 0.5)
-        assert weight.var().item() == pytest.approx(2 / fan_in, rel=0.02)
-        assert bias.shape == (len(weight),) and not bias.any()
-    assert net.readout.weight.shape == (10, 300) and not net.readout.weight.any()
 
 
 def test_an_update_of_topographic_layers_is_that_of_autograd():

@@ -4,8 +4,9 @@ import pytest
 import torch
 from nets import on_cuda, small_net
 
-from src.layers.connections import FEW_SAMPLES, rows_that_matter, select, smooth_outer
-from src.layers.layer import length_normalise
+from src.layers.connections import FEW_SAMPLES, Connections, rows_that_matter, select, smooth_outer
+from src.layers.layer import FFLayer, length_normalise
+from src.methods import backprop, recurrent
 
 
 def test_normalised_rows_have_mean_square_one():
@@ -14,19 +15,27 @@ def test_normalised_rows_have_mean_square_one():
     assert torch.equal(length_normalise(torch.zeros(2, 7)), torch.zeros(2, 7))  # a layer that is silent
 
 
-@pytest.mark.parametrize(("scale", "variances"), [("fan_in", [1 / 784, 1 / 400]), ("fan_out", [1 / 400, 1 / 300])])
-def test_start_values(scale, variances):
-    net = small_net(784, [400, 300], weight_scale=scale, threshold=2.0)
-    for layer, variance in zip(net.layers, variances, strict=True):
-        assert layer.below.weight.mean().item() == pytest.approx(
-            0, abs=4 * (variance / layer.below.weight.numel()) ** 0.5
-        )
-        assert layer.below.weight.var().item() == pytest.approx(variance, rel=0.02)
-        assert torch.equal(layer.bias, torch.zeros_like(layer.bias))
-        assert torch.equal(layer.mean_activity, torch.full_like(layer.bias, 0.5))
-        assert layer.theta == 2 * len(layer.bias)
-    assert net.readout.weight.shape == (10, 300)  # the first layer is left out
-    assert not net.readout.weight.any()
+@pytest.mark.parametrize(
+    ("values", "variances", "read"),
+    [
+        (dict(weight_scale="fan_in"), [1 / 784, 1 / 400], 300),  # the read-out leaves the first layer out
+        (dict(weight_scale="fan_out"), [1 / 400, 1 / 300], 300),
+        (dict(method=backprop), [2 / 784, 2 / 400], 300),
+        (dict(method=recurrent, weight_gain=0.7), [0.49 / seen for seen in (784, 300, 400, 10)], 700),
+    ],
+    ids=["fan_in", "fan_out", "backprop", "recurrent"],
+)
+def test_start_values(values, variances, read):
+    net = small_net(784, [400, 300], threshold=2.0, **values)
+    weights = [part.weight.detach() for part in net.modules() if isinstance(part, Connections)]
+    for weight, variance in zip(weights, variances, strict=True):  # within four standard errors
+        assert weight.mean().item() == pytest.approx(0, abs=4 * (variance / weight.numel()) ** 0.5)
+        assert weight.var().item() == pytest.approx(variance, rel=4 * (2 / weight.numel()) ** 0.5)
+    for layer in net.layers:
+        assert not layer.bias.any()
+        if isinstance(layer, FFLayer):
+            assert (layer.mean_activity == 0.5).all() and layer.theta == 2 * len(layer.bias)
+    assert net.readout.weight.shape == (10, read) and not net.readout.weight.any()
 
 
 @pytest.mark.parametrize("shape", [(), (3,)], ids=["one", "several"])

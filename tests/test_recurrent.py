@@ -1,4 +1,4 @@
-"""The recurrent net (section 3.4): its iterations and its update against NumPy, start values."""
+"""The recurrent net (section 3.4): its iterations and its update against NumPy."""
 
 from functools import partial
 
@@ -12,18 +12,11 @@ from nets import BATCH, SHEET_RATES, TINY, assert_close, full_matrix, optimizer_
 
 from src.layers.connections import Connections
 from src.layers.fields import Map
-from src.layers.layer import FFLayer
 from src.methods import recurrent
 from src.methods.recurrent import step
 from src.training.optimiser import gain, set_gain
 
-DAMPING = 0.3
-small_net = partial(
-    nets.small_net, method=recurrent, weight_gain=0.7, damping=DAMPING, iterations=8, first_learning_iteration=1,
-    deciding_iterations=[3, 5],
-)  # fmt: skip
-
-
+small_net = partial(nets.small_net, method=recurrent)
 COLOUR = Map(4, 6, 3)
 TOPOGRAPHIC = dict(input_dim=COLOUR.size, shape=COLOUR, field=3, standardise=True)  # section 4
 NETS = {
@@ -77,7 +70,7 @@ def test_updates_are_those_of_numpy(monkeypatch, kind, options):
     )
     how = dict(temperature=options.get("temperature", 1.0), sign=-1.0 if "goodness" in options else 1.0, masks=masks)
     optimizer = optimizer_for(net, learning_rate=0.1)
-    settings = dict(damping=options.get("damping", DAMPING), iterations=net.iterations, tiny=TINY)
+    settings = dict(damping=options.get("damping", 0.3), iterations=net.iterations, tiny=TINY)
     start, steps = [w.copy() for w in state.top_down], 4
     for number in range(steps):
         images, labels, wrong = tensors(number, size=BATCH - number % 2, dim=width)
@@ -135,14 +128,3 @@ def test_a_channel_that_is_constant_is_standardised_to_zero():
     assert not constant.any()
     for channel in (first, last):
         assert (channel.mean().item(), channel.std().item()) == pytest.approx((0, 1), abs=1e-3)
-
-
-def test_start_values():
-    net = small_net(784, [400, 300])
-    for layer, below, above in zip(net.layers, (784, 400), (300, 10), strict=True):
-        assert isinstance(layer, FFLayer)
-        for weight, fan_in in ((layer.below.weight, below), (layer.above.weight, above)):
-            assert weight.shape == (len(layer.bias), fan_in)
-            assert weight.std().item() == pytest.approx(0.7 * fan_in**-0.5, rel=0.05)
-        assert not layer.bias.any() and (layer.mean_activity == 0.5).all()
-    assert net.readout.weight.shape == (10, 700) and not net.readout.weight.any()
