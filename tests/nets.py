@@ -135,7 +135,7 @@ def full_matrix(connections: Connections, weight: torch.Tensor | None = None) ->
 def as_state(net: nn.Module) -> reference.State:
     """The layers of a net whose training has not begun, for the NumPy reference."""
     state = reference.new_state(
-        [layer.below.weight.detach().double().numpy() for layer in net.layers],
+        [full_matrix(layer.below).double().numpy() for layer in net.layers],
         [layer.bias.detach().double().numpy() for layer in net.layers],
     )
     if hasattr(net.layers[0], "mean_activity"):
@@ -153,9 +153,9 @@ def assert_close(ours: torch.Tensor, theirs: np.ndarray, relative: float = 1e-5)
 def assert_layers_are(net: nn.Module, state: reference.State) -> None:
     """Weights, biases, running means and smoothed gradients of all layers are those of the NumPy reference."""
     for index, layer in enumerate(net.layers):
-        assert_close(layer.below.weight, state.weights[index])
+        assert_close(full_matrix(layer.below), state.weights[index])
         assert_close(layer.bias, state.biases[index])
-        assert_close(-layer.below.weight.grad, state.smooth_weights[index])
+        assert_close(-full_matrix(layer.below, layer.below.weight.grad), state.smooth_weights[index])
         assert_close(-layer.bias.grad, state.smooth_biases[index])
         if hasattr(layer, "mean_activity"):
             assert_close(layer.mean_activity, state.means[index])
