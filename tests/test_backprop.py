@@ -55,21 +55,29 @@ def test_updates_are_those_of_numpy(hidden_dims, decay_in_momentum, momentum):
     assert_close(by_rule["one_pass"], last @ state.softmax.T)
 
 
-def test_an_update_with_dropout_is_that_of_autograd():
-    net, scale = small_net(), 1 / (1 - 0.4)
+@pytest.mark.parametrize("kind", [{}, dict(shape=Map(4, 6, 3), hidden_dims=[48, 72], field=3, standardise=True)])
+def test_an_update_with_dropout_is_that_of_autograd(kind):
+    """Of fields (section 4) by their full matrices."""
+    net, scale = small_net(**kind), 1 / (1 - 0.4)
+    images, labels, _ = tensors(0, size=40, dim=net.shape.size)
+    net.prepare((200 * images).byte())
     net.readout.weight.data.normal_(generator=torch.Generator().manual_seed(1))
     optimizer = optimizer_for(net, learning_rate=0.0, readout_learning_rate=0.0, momentum=0.0)
-    images, labels, _ = tensors(0, size=40)
-    kept = torch.rand(40, sum(nets.HIDDEN_DIMS), generator=torch.Generator().manual_seed(2)) >= 0.4
-    masks = (scale * kept).split(nets.HIDDEN_DIMS, dim=1)
-    h = images
-    for weight, bias, mask in zip(*parameters_of(net), masks, strict=True):
-        h = mask * F.relu(F.linear(h, weight, bias))
-    loss = F.cross_entropy(net.readout(h), labels)
-    expected = torch.autograd.grad(loss, list(net.parameters()))
+    dims = [len(layer.bias) for layer in net.layers]
+    kept = torch.rand(40, sum(dims), generator=torch.Generator().manual_seed(2)) >= 0.4
+    masks = (scale * kept).split(dims, dim=1)
+    matrices = [full_matrix(layer.below).requires_grad_() for layer in net.layers]
+    h = ((images.view(40, -1, 3) - net.pixel_mean) / net.pixel_std).flatten(1) if net.standardise else images
+    for matrix, layer, mask in zip(matrices, net.layers, masks, strict=True):
+        h = mask * F.relu(F.linear(h, matrix, layer.bias))
+    others = [*(layer.bias for layer in net.layers), net.readout.weight]
+    expected = torch.autograd.grad(F.cross_entropy(net.readout(h), labels), [*matrices, *others])
     step(net, optimizer, images, labels, masks=masks, scale=scale)
-    for parameter, gradient in zip(net.parameters(), expected, strict=True):
-        assert_close(parameter.grad, gradient.numpy())
+    ours = [full_matrix(layer.below, layer.below.weight.grad) for layer in net.layers]
+    for gradient, theirs, matrix in zip(ours, expected, matrices, strict=False):
+        assert_close(gradient, theirs.masked_fill(matrix == 0, 0).numpy())
+    for parameter, theirs in zip(others, expected[len(ours) :], strict=True):
+        assert_close(parameter.grad, theirs.numpy())
 
 
 @pytest.mark.parametrize("sure", [False, True], ids=["of any class", "of which the net is sure"])
@@ -102,22 +110,3 @@ def test_an_update_with_adversarial_images_is_one_of_those_for_half_of_them():
     step(pair[1], optimizers[1], moved, labels)
     for ours, theirs in zip(*(net.parameters() for net in pair), strict=True):
         assert torch.equal(ours, theirs)
-
-
-def test_an_update_of_topographic_layers_is_that_of_autograd():
-    """Section 4: by the full matrices of the fields, on standardised images."""
-    shape = Map(4, 6, 3)
-    net = small_net(shape.size, [48, 72], shape=shape, field=3, standardise=True)
-    net.prepare(torch.randint(0, 200, (50, shape.size), generator=torch.Generator().manual_seed(1)).byte())
-    net.readout.weight.data.normal_(generator=torch.Generator().manual_seed(1))
-    optimizer = optimizer_for(net, learning_rate=0.0, readout_learning_rate=0.0, momentum=0.0)
-    images, labels, _ = tensors(0, size=40, dim=shape.size)
-    matrices = [full_matrix(layer.below).requires_grad_() for layer in net.layers]
-    h = ((images.view(40, -1, 3) - net.pixel_mean) / net.pixel_std).flatten(1)
-    for matrix, layer in zip(matrices, net.layers, strict=True):
-        h = F.relu(F.linear(h, matrix, layer.bias))
-    expected = torch.autograd.grad(F.cross_entropy(net.readout(h), labels), matrices)
-    step(net, optimizer, images, labels)
-    for layer, matrix, gradient in zip(net.layers, matrices, expected, strict=True):
-        within = gradient.masked_fill(matrix == 0, 0)
-        assert_close(full_matrix(layer.below, layer.below.weight.grad), within.numpy())
