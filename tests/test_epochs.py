@@ -19,6 +19,7 @@ from src.datasets.batches import Examples, shuffled_batches
 from src.methods import supervised
 from src.methods.net import Net
 from src.negatives import wrong_labels
+from src.negatives.masks import mixed, random_masks
 from src.training import compiling
 from src.training.epochs import Phase, step_figures, train_epochs
 
@@ -76,6 +77,13 @@ def told(monkeypatch, method: str, *overrides: str, size: int = 6, seed: int = 0
 )
 def test_a_step_is_told_which_negatives_to_draw_and_how_far_to_move_images(monkeypatch, method, value, key, expected):
     assert getattr(told(monkeypatch, method, f"training.{value}"), key) == expected
+
+
+def test_unsupervised_negatives_are_hybrids_of_the_batch_by_masks_that_the_generator_draws(monkeypatch):
+    for seed in (0, 1):
+        _, _, images, negatives, _ = told(monkeypatch, "unsupervised", seed=seed).given
+        masks = random_masks(6, nets.MNIST_MAP, 6, torch.Generator().manual_seed(seed))
+        assert torch.equal(negatives, mixed(images, masks))
 
 
 @pytest.mark.parametrize(("method", "scale"), [("supervised", 1.0), ("backprop", 1 / 0.8)])

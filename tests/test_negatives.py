@@ -11,7 +11,6 @@ from reference_others import blurred
 from src.config.values import choices
 from src.layers.fields import Map
 from src.negatives import wrong_labels
-from src.negatives.images import hybrids
 from src.negatives.masks import mixed, random_masks
 
 WRONG_LABELS = choices(wrong_labels)
@@ -75,9 +74,3 @@ def test_each_pixel_of_a_hybrid_is_of_the_image_or_of_one_other(count, seed):
         assert (origin[mask] == index).all()
         others = set(origin[~mask].tolist())
         assert len(others) <= 1 and index not in others
-
-
-def test_hybrids_are_mixed_by_such_masks():
-    images = torch.rand(6, 784, generator=torch.Generator().manual_seed(0))
-    masks = random_masks(6, MNIST_MAP, 3, torch.Generator().manual_seed(1))
-    assert torch.equal(hybrids(images, MNIST_MAP, torch.Generator().manual_seed(1), blurs=3), mixed(images, masks))

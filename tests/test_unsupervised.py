@@ -13,7 +13,6 @@ from nets import BATCH, TINY, as_state, assert_close, assert_layers_are, optimiz
 from src.layers.fields import Map
 from src.methods import unsupervised
 from src.methods.unsupervised import Net, readout_step, step
-from src.negatives.images import hybrids
 from src.training.epochs import train_epochs
 from src.training.optimiser import gain, set_gain
 
@@ -112,14 +111,3 @@ def test_the_layers_learn_first_and_the_read_outs_alone_after_them():
     assert not any(torch.equal(*both) for both in pairwise(readouts))
     # The rates of the read-outs start again at their full height.
     assert [phase.optimizer.param_groups[-1]["lr"].item() for phase in phases] == pytest.approx([0.1 / 3, 0.1 / 2])
-
-
-def test_negatives_are_hybrids_of_the_batch(monkeypatch):
-    config, drawn = nets.configured("unsupervised", *SETTINGS), []
-    monkeypatch.setattr(unsupervised, "step", lambda net, optimizer, images, negatives, labels: drawn.append(negatives))
-    first, _ = nets.new_net("unsupervised", *SETTINGS).phases(config.training)
-    batch, generator = nets.examples()[:10], torch.Generator().manual_seed(0)
-    for _ in range(2):
-        first.step(batch.images / 255, batch.labels, generator)
-    assert torch.equal(drawn[0], hybrids(batch.images / 255, nets.MNIST_MAP, torch.Generator().manual_seed(0), blurs=6))
-    assert not torch.equal(*drawn)  # drawn anew
