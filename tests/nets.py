@@ -25,8 +25,9 @@ on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no 
 MNIST_MAP = Map(28, 28, 1)
 INPUT_DIM, HIDDEN_DIMS, BATCH = 30, [17, 9, 13], 6
 TINY = 1e-8  # of the length normalisation
-LAYER = load(composed()).model.of_layer()  # configs/layers.yaml
-MODEL = {"weight_scale": "fan_in", "grids": None} | asdict(load(composed("method=recurrent")).model)
+RECURRENT = load(composed("method=recurrent")).model
+LAYER = RECURRENT.of_layer()  # configs/layers.yaml
+MODEL = {"weight_scale": "fan_in", "grids": None} | asdict(RECURRENT)
 RATES = dict(
     learning_rate=0.05, weight_decay=0.02, readout_learning_rate=0.1, readout_weight_decay=0.03, momentum=0.9,
     decay_in_momentum=False,

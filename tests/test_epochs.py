@@ -59,12 +59,13 @@ def test_an_epoch_sees_every_example_once_and_where_the_jitter_has_moved_it(exam
     assert (jittered.sort().values - still.sort().values).abs().gt(1e-3).sum() > COUNT / 2
 
 
-def told(monkeypatch, method: str, *overrides: str, size: int = 6, seed: int = 0) -> SimpleNamespace:
-    """What the method's step is told of a batch."""
+def told(monkeypatch, method: str, *overrides: str, size: int = 6, seed: int = 0, steps: int = 1) -> SimpleNamespace:
+    """What the method's step, the last of `steps`, is told of a batch."""
     monkeypatch.setattr(methods.named(method), "step", lambda *given, **more: SimpleNamespace(given=given, **more))
     images, labels, _ = tensors(0, size, dim=784)
     phase, *_ = new_net(method, *overrides).phases(configured(method, *overrides).training)
-    return phase.step(images, labels, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return [phase.step(images, labels, generator) for _ in range(steps)][-1]
 
 
 @pytest.mark.parametrize(
@@ -79,11 +80,14 @@ def test_a_step_is_told_which_negatives_to_draw_and_how_far_to_move_images(monke
     assert getattr(told(monkeypatch, method, f"training.{value}"), key) == expected
 
 
-def test_unsupervised_negatives_are_hybrids_of_the_batch_by_masks_that_the_generator_draws(monkeypatch):
-    for seed in (0, 1):
-        _, _, images, negatives, _ = told(monkeypatch, "unsupervised", seed=seed).given
-        masks = random_masks(6, nets.MNIST_MAP, 6, torch.Generator().manual_seed(seed))
-        assert torch.equal(negatives, mixed(images, masks))
+@pytest.mark.parametrize("blurs", [3, 6])
+def test_unsupervised_negatives_are_hybrids_of_the_batch_by_masks_drawn_anew(monkeypatch, blurs):
+    drawn, generator = [], torch.Generator().manual_seed(0)
+    for steps in (1, 2):
+        _, _, images, negatives, _ = told(monkeypatch, "unsupervised", f"training.blurs={blurs}", steps=steps).given
+        assert torch.equal(negatives, mixed(images, random_masks(6, nets.MNIST_MAP, blurs, generator)))
+        drawn.append(negatives)
+    assert not torch.equal(*drawn)
 
 
 @pytest.mark.parametrize(("method", "scale"), [("supervised", 1.0), ("backprop", 1 / 0.8)])

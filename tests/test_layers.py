@@ -8,6 +8,8 @@ from src.layers.connections import FEW_SAMPLES, Connections, rows_that_matter, s
 from src.layers.layer import FFLayer, length_normalise
 from src.methods import backprop, recurrent
 
+DENSE, BOTH_WAYS = [(400, 784), (300, 400)], [(400, 784), (400, 300), (300, 400), (300, 10)]
+
 
 def test_normalised_rows_have_mean_square_one():
     v = torch.randn(50, 7, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 50)[:, None]
@@ -16,23 +18,25 @@ def test_normalised_rows_have_mean_square_one():
 
 
 @pytest.mark.parametrize(
-    ("values", "variances", "read"),
+    ("values", "shapes", "variances", "read"),
     [
-        (dict(weight_scale="fan_in"), [1 / 784, 1 / 400], 300),  # the read-out leaves the first layer out
-        (dict(weight_scale="fan_out"), [1 / 400, 1 / 300], 300),
-        (dict(method=backprop), [2 / 784, 2 / 400], 300),
-        (dict(method=recurrent, weight_gain=0.7), [0.49 / seen for seen in (784, 300, 400, 10)], 700),
+        (dict(weight_scale="fan_in"), DENSE, [1 / 784, 1 / 400], 300),  # the read-out leaves the first layer out
+        (dict(weight_scale="fan_out"), DENSE, [1 / 400, 1 / 300], 300),
+        (dict(method=backprop), DENSE, [2 / 784, 2 / 400], 300),
+        (dict(method=recurrent), BOTH_WAYS, [0.49 / seen for _, seen in BOTH_WAYS], 700),
     ],
     ids=["fan_in", "fan_out", "backprop", "recurrent"],
 )
-def test_start_values(values, variances, read):
+def test_start_values(values, shapes, variances, read):
     net = small_net(784, [400, 300], threshold=2.0, **values)
     weights = [part.weight.detach() for part in net.modules() if isinstance(part, Connections)]
+    assert [tuple(weight.shape) for weight in weights] == shapes
     for weight, variance in zip(weights, variances, strict=True):  # within four standard errors
         assert weight.mean().item() == pytest.approx(0, abs=4 * (variance / weight.numel()) ** 0.5)
         assert weight.var().item() == pytest.approx(variance, rel=4 * (2 / weight.numel()) ** 0.5)
-    for layer in net.layers:
-        assert not layer.bias.any()
+    for layer, own in zip(net.layers, (400, 300), strict=True):
+        assert layer.bias.shape == (own,) and not layer.bias.any()
+        assert isinstance(layer, FFLayer) == (values.get("method") is not backprop)
         if isinstance(layer, FFLayer):
             assert (layer.mean_activity == 0.5).all() and layer.theta == 2 * len(layer.bias)
     assert net.readout.weight.shape == (10, read) and not net.readout.weight.any()

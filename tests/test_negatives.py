@@ -11,10 +11,22 @@ from reference_others import blurred
 from src.config.values import choices
 from src.layers.fields import Map
 from src.negatives import wrong_labels
+from src.negatives.codes import embed, neutral, one_hot
 from src.negatives.masks import mixed, random_masks
 
 WRONG_LABELS = choices(wrong_labels)
 every_way = pytest.mark.parametrize("draw", WRONG_LABELS.values(), ids=WRONG_LABELS)
+
+
+def test_codes_are_written_into_a_copy():
+    images = torch.rand(3, 784, generator=torch.Generator().manual_seed(0))
+    before = images.clone()
+    labelled, unlabelled = embed(images, one_hot(torch.tensor([0, 9, 4]), 10)), embed(images, neutral(images, 10))
+    assert labelled[:, :10].tolist() == [[float(pixel == label) for pixel in range(10)] for label in (0, 9, 4)]
+    assert unlabelled[:, :10].tolist() == [[pytest.approx(0.1)] * 10] * 3
+    assert torch.equal(images, before)
+    for written in (labelled, unlabelled):
+        assert torch.equal(written[:, 10:], before[:, 10:])
 
 
 def noise(seed: int, count: int) -> torch.Tensor:
