@@ -37,7 +37,6 @@ for seed in $seeds; do
     measure "paper/seed$next" experiment=paper precision=fp32 seed="$next"
     measure "paper_bf16/seed$next" experiment=paper precision=bf16 seed="$next"
     measure "record/seed$next" experiment=record precision=fp32 seed="$next"
-    measure "record_bf16/seed$next" experiment=record precision=bf16 seed="$next"
     measure "backprop_dropout/seed$next" experiment=backprop training.epochs=150 training.input_dropout=0.2 seed="$next"
     measure "backprop_record_jitter/seed$next" experiment=backprop training.epochs=300 training.adversarial=0.5 \
         data.jitter=2 seed="$next"
