@@ -31,12 +31,13 @@ for seed in $seeds; do
     measure "matlab_50000/seed$seed" experiment=matlab seed="$seed"
     measure "matlab_60000/seed$seed" experiment=matlab data.validation_images=0 seed="$seed"
     next=$((seed + 1)) # seed 0 chose the rates and the values of the records
-    for experiment in paper_fast unsupervised record_dropout {record,backprop}_fashion backprop_record; do
+    for experiment in paper_fast unsupervised record_dropout {record,backprop}_fashion; do
         measure "$experiment/seed$next" experiment="$experiment" seed="$next"
     done
-    measure "paper/seed$next" experiment=paper precision=fp32 seed="$next"
+    for experiment in paper record backprop_record; do
+        measure "$experiment/seed$next" experiment="$experiment" precision=fp32 seed="$next"
+    done
     measure "paper_bf16/seed$next" experiment=paper precision=bf16 seed="$next"
-    measure "record/seed$next" experiment=record precision=fp32 seed="$next"
     measure "backprop_dropout/seed$next" experiment=backprop training.epochs=150 training.input_dropout=0.2 seed="$next"
     measure "backprop_record_jitter/seed$next" experiment=backprop training.epochs=300 training.adversarial=0.5 \
         data.jitter=2 seed="$next"
