@@ -18,7 +18,7 @@ IN_COLUMNS = {"name", "model.hidden_dims", "training.epochs", "data.validation_i
 # What tells rows of the same name apart, in this order, and in which words.
 TOLD_APART_BY = ("{method}", "{net}", "{epochs} epochs", "{train_images:,} images", "{precision}")
 CONFIDENCE = 0.95  # of intervals
-RULES = HEADLINES | {"goodness_and_one_pass": "by both rules"}
+RULES = HEADLINES | {"goodness_all_layers": "by all layers", "goodness_and_one_pass": "by both rules"}
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
