@@ -17,7 +17,7 @@ from commands import ONE_THREAD, REPOSITORY, command
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from src.config.launch import BeforeRuns
+from src.config.launch import DIGESTS, BeforeRuns, digest
 from src.config.loading import CONFIGS, composed, register_schemas
 from src.training.log import read_json
 
@@ -81,6 +81,17 @@ def test_a_typo_in_a_sweep_is_found_before_its_first_job(hydra, task, expected):
     OmegaConf.update(config, "hydra.overrides.task", task)
     with pytest.raises(SystemExit, match=f"^error: {re.escape(expected)}"):
         BeforeRuns().on_multirun_start(config)
+
+
+def test_what_an_experiment_has_a_sweep_try_is_checked_too(hydra, monkeypatch):
+    monkeypatch.setenv(DIGESTS, "")
+    config = hydra()
+    config.hydra.sweeper.params = {"seed": "0,1", "model.goodness": "sum_of_squares,typo"}
+    with pytest.raises(SystemExit, match=r"^error: model\.goodness=typo: must be one of "):
+        BeforeRuns().on_multirun_start(config)
+    config.hydra.sweeper.params = {"seed": "0,1"}
+    BeforeRuns().on_multirun_start(config)
+    assert {digest(composed("seed=0")), digest(composed("seed=1"))} == set(os.environ[DIGESTS].split())
 
 
 @pytest.mark.parametrize(
@@ -159,6 +170,19 @@ def test_an_interrupted_joblib_sweep_saves_every_job(start, sent, tmp_path, few_
         epoch = torch.load(folder / "checkpoint.pt", weights_only=True)["epoch"]
         assert f"#{number} stopped after epoch {epoch} of 5000; go on with: python -m main resume={folder}\n" in output
         assert epochs_of(folder) == list(range(1, epoch + 1))
+
+
+def test_a_stopped_joblib_sweep_saves_its_last_job_while_a_worker_has_nothing_to_do(start, tmp_path, few_images):
+    joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}", *few_images]
+    process = sweep(start, "training.epochs=1,5000", *joblib, "model.hidden_dims=[1000,1000]")
+    last = tmp_path / "1_matlab_seed0"
+    until(lambda: (tmp_path / "0_matlab_seed0" / "result.json").exists() and training(last))
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Traceback" not in output, output
+    epoch = torch.load(last / "checkpoint.pt", weights_only=True)["epoch"]
+    assert f"#1 stopped after epoch {epoch} of 5000; go on with: python -m main resume={last}\n" in output
+    assert "the sweep was stopped" in output and "killed" not in output
 
 
 def test_a_killed_job_is_one_line_with_the_command_that_goes_on(start, tmp_path, few_images):

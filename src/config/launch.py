@@ -25,7 +25,7 @@ from src.config.values import Config, ConfigError, expanded
 from src.training.signals import SIGNALS
 
 log = logging.getLogger(__name__)
-DIGESTS = "FORWARD_FORWARD_JOBS"  # variable of the environment: of all jobs when the sweep was started
+DIGESTS = "FORWARD_FORWARD_JOBS"  # variable of the environment: each job's `digest` when the sweep was started
 stopped = False  # this process was told to stop: jobs that wait for it do not start then
 
 
@@ -98,24 +98,25 @@ class BeforeRuns(Callback):
     def on_multirun_start(self, config: DictConfig, **_) -> None:
         errors.sweep_folder = config.hydra.sweep.dir
         hydra, typed = config.hydra, OmegaConf.to_container(config.hydra.overrides)  # as they stand: each job's ${...}
+        task = [*(f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()), *typed["task"]]
         digests = set()
         with one_line_errors():
-            for overrides in jobs(typed["task"]) if hydra.runtime.choices["hydra/sweeper"] == "basic" else ():
+            for overrides in jobs(task) if hydra.runtime.choices["hydra/sweeper"] == "basic" else ():
                 values = composed(*typed["hydra"], *overrides)
                 load_job(values, overrides)
                 digests.add(digest(values))
         os.environ[DIGESTS] = " ".join(digests)
         if hydra.runtime.choices["hydra/launcher"] == "joblib":
             # Ctrl-C reaches every process. This one would kill its workers while they save their runs, and so would
-            # the loss of a worker that has nothing to do. Workers inherit this; `job` has them listen while they work.
+            # the loss of a worker that has nothing to do. Workers, too, ignore SIGINT, but while `job` has them listen.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, stop_workers)
 
 
-def stop_workers(number: int, _) -> None:
+def stop_workers(*_) -> None:
     """They save their runs, and the sweep ends when they have: `docker stop`, for example, tells this process alone."""
     for worker in active_children():
-        os.kill(worker.pid, number)
+        os.kill(worker.pid, signal.SIGINT)  # SIGTERM would end one that has nothing to do
 
 
 def jobs(typed: list[str]) -> Iterator[list[str]]:
@@ -153,7 +154,7 @@ def job(values: DictConfig) -> Iterator[None]:
         raise
     except (KeyboardInterrupt, SystemExit) as stop:
         by_signal = getattr(stop, "code", 130) in {128 + number for number in SIGNALS}
-        if not own_process or not by_signal:  # submitit ends a process otherwise when the job is back in the queue
+        if not own_process or not by_signal:  # by another status, submitit ends it to put the job back into the queue
             raise
         stopped = True
         raise ConfigError("the sweep was stopped") from stop
