@@ -1,12 +1,10 @@
 """What a user can bring about and mend is told in one line."""
 
-import codecs
 import logging
 import os
 import shlex
 import sys
 import traceback
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -51,26 +49,16 @@ def explain(error: Exception) -> str | None:
     return "; ".join(line for line in lines if line and not line.startswith(of_no_use)).replace(":; ", ": ")
 
 
-def plain(error: UnicodeEncodeError) -> tuple[str, int]:
-    """What stands for characters that stdout has not."""
-    text = error.object[error.start : error.end].replace("±", "+-").replace("×", "x")
-    without_marks = [unicodedata.normalize("NFKD", each).encode("ascii", "ignore").decode() for each in text]
-    return "".join(each or "?" for each in without_marks), error.end
-
-
-codecs.register_error("plain", plain)
-
-
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Ends the process with one line on stderr and exit status 1 where the user can mend what went wrong.
 
     Anything else keeps its traceback, and so do these errors if HYDRA_FULL_ERROR=1 is set from outside. A stdout whose
-    reader has gone (`| head -1`) is no error before the end, and one without some characters gets `plain` ones.
+    reader has gone (`| head -1`) is no error before the end, and one without some characters gets "?".
     """
     logging.raiseExceptions = False
-    if getattr(sys.stdout, "encoding", None) and "utf" not in sys.stdout.encoding.lower():
-        sys.stdout.reconfigure(errors="plain")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
     try:
         yield
         print(end="", flush=True)
