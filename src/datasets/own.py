@@ -13,13 +13,12 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 def read_npz(path: Path, _: Any) -> list[np.ndarray]:
     """ARRAYS, as they are in the file."""
-    with path.open("rb") as file:
-        try:
-            arrays = np.load(file, allow_pickle=False)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
             return [arrays[name] for name in ARRAYS]
-        except Exception as error:  # of a dozen kinds, where the file is damaged or something else
-            reason = str(error).partition(". ")[0]
-            raise DataError(f"{path} should be an .npz file with the arrays {', '.join(ARRAYS)}: {reason}") from error
+    except Exception as error:  # of a dozen kinds, where the file is damaged or something else
+        reason = str(error).partition(". ")[0]
+        raise DataError(f"{path} should be an .npz file with the arrays {', '.join(ARRAYS)}: {reason}") from error
 
 
 def read_folder(root: Path, _: Any) -> list[np.ndarray]:
