@@ -32,7 +32,7 @@ class Map(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """`count` windows along one side of a map, of `size` locations each, the first from `start`, one each `step`."""
+    """`count` windows along one side of a map, of `size` locations each: from `start`, `start + step` .."""
 
     start: int
     size: int
@@ -45,9 +45,10 @@ class Windows(NamedTuple):
 
 
 def along(own: int, seen: int, field: int, stride: int, padding: int, tile: int) -> list[tuple[Windows, Windows]]:
-    """Along one side: what tiles of `own` locations see of so many `seen`, and the tiles. Those at a border see less.
+    """Along one side: what tiles of `own` locations see of so many `seen`, and the tiles, a pair for each size.
 
-    A list, as windows of one size are taken together.
+    A field of 10 with a stride of 6 over 28 pixels: [(Windows(0, 10, 6, 4), Windows(0, 1, 1, 4))]. With padding, tiles
+    at a border see less.
     """
     found, whole = [], field + (tile - 1) * stride
     for at in range(0, own, tile):

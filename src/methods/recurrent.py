@@ -95,7 +95,7 @@ class Net(AnyNet):
         """The iterations; in each, all layers follow what their neighbours were in the one before.
 
         Args:
-            images: in [0, 1] ([B, d_0]); labels: one for each, perhaps followed by another for each.. ([K B]).
+            images: in [0, 1] ([B, d_0]); labels: one for each image, K times over ([K B]).
             states: of layers 1..L to start from (each [K B, d_l]).
             masks: of dropout, for what both neighbours see of layers 1..L (each [B, d_l]).
         """

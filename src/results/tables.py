@@ -14,7 +14,7 @@ from src import methods
 from src.results.runs import Run, composed_values, experiment_values, percent_wrong
 from src.training.log import HEADLINES, headline
 
-IN_COLUMNS = {"name", "model.hidden_dims", "training.epochs", "data.validation_images"}  # of their own in the table
+IN_COLUMNS = {"name", "model.hidden_dims", "training.epochs", "data.validation_images"}  # have columns of their own
 # What tells rows of the same name apart, in this order, and in which words.
 TOLD_APART_BY = ("{method}", "{net}", "{epochs} epochs", "{train_images:,} images", "{precision}")
 CONFIDENCE = 0.95  # of intervals

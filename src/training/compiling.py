@@ -15,8 +15,7 @@ def compiled(step: Callable, net: nn.Module, backend: str = "inductor") -> Calla
 
     That call raises ConfigError if it cannot be compiled.
     """
-    # `rows_that_matter` does not break the graph then, and one graph serves any number of samples: a resumed run has
-    # the same.
+    # `rows_that_matter` does not break the graph then, and one graph serves any number of samples, in resumed runs too.
     torch._dynamo.config.capture_dynamic_output_shape_ops = True
     torch._dynamo.reset()  # or the earlier runs of a sweep use up its limit of graphs, and later ones are not compiled
     graph = torch.compile(step, backend=backend)

@@ -50,7 +50,7 @@ def use(name: str) -> torch.device:
 
     torch has no more threads from now on than a container's CPU quota allows, where torch goes by the number of cores.
     """
-    if platform.libc_ver()[0] == "glibc":  # is to keep what is freed: page faults cost a quarter of a step of section 4
+    if platform.libc_ver()[0] == "glibc":  # keeps what is freed: page faults cost a quarter of a step of section 4
         ctypes.CDLL(None).mallopt(-4, 0)  # M_MMAP_MAX: nothing is mapped apart, to be unmapped when it is freed
         ctypes.CDLL(None).mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
     device = resolve_device(name)
