@@ -522,7 +522,7 @@ def picture(mode: str, *size: int) -> bytes:
         ("idx", [3], lambda labels: labels % 9, "test labels should be 0 to 9, all in use; there is no 9"),
         ("idx", [1], lambda labels: labels % 9, "test labels should be 0 to 8, all in use; there is a 9"),
         # a file, when they are
-        ("npz", "cifar10.npz", None, "OWN/cifar10.npz should be an .npz file with the arrays train_images, t"),
+        ("npz", "cifar10.npz", None, "test_labels: [Errno 2] No such file or directory: 'OWN/cifar10.npz'"),
         ("npz", "cifar10.npz", b"PK\3\4 and", "OWN/cifar10.npz should be an .npz file with the arrays train_images, t"),
         ("idx", FILES[0], b"PK", f"OWN/{FILES[0]} cannot be used: it is no IDX file of uint8 images or labels"),
         ("idx", FILES[2], None, f"OWN lacks {FILES[2]}: put your own there; they are not fetched"),
