@@ -6,7 +6,7 @@ import torch
 from nets import BATCH, SHEET_RATES, TINY, as_state, assert_close, assert_layers_are, optimizer_for, small_net, tensors
 
 from src.layers.layer import activities, length_normalise
-from src.methods.supervised import moved, step
+from src.methods.supervised import adversarial_pixels, step
 from src.negatives.codes import embed, neutral, one_hot
 from src.training.optimiser import gain, set_gain
 
@@ -84,7 +84,7 @@ def test_every_second_image_is_moved_by_the_whole_length_however_sure_the_layer_
         assert negative.min() > 0
         assert positive.min() - negative.max() > 2 * 104  # where sigmoid(-104) is 0 in fp32
         pixels = layer.of_pixels(images, 10)
-        x, Wx = moved(layer, pixels, codes, 0.7)
+        x, Wx = adversarial_pixels(layer, pixels, codes, 0.7)
         torch.testing.assert_close(Wx, layer.below(x))
     shift = x - pixels.x
     assert shift[::2].norm(dim=1).tolist() == pytest.approx([0.7] * 20, rel=1e-4)

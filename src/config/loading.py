@@ -78,7 +78,7 @@ def check_images(config: Config, images: int, shape: Map, classes: int) -> None:
     if not smallest <= size <= training or 0 < training % size < smallest:
         rule = f"must be at most {training}, the number of training images, and leave no batch of less than {smallest}"
         raise ConfigError(f"training.batch_size={size}: {rule}")
-    if config.data.jitter >= (side := min(shape.height, shape.width)):  # an image could be moved out of sight
+    if config.data.jitter >= (side := min(shape.height, shape.width)):  # an image could be shifted out of sight
         raise ConfigError(f"data.jitter={config.data.jitter}: must be below the images' smaller side, {side}")
     config.model.check_images(shape, classes)
 

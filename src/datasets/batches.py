@@ -41,7 +41,7 @@ def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> tup
 
 
 def jitter(images: Tensor, shape: Map, max_shift: int, generator: torch.Generator) -> Tensor:
-    """Each image [B, shape.size] moved by its own (dy, dx), uniform over the integers of [-max_shift, max_shift]^2.
+    """Each image [B, shape.size] shifted by its own (dy, dx), uniform over the integers of [-max_shift, max_shift]^2.
 
     Two pixels make the 25 shifts of section 3.3. Vacated pixels are zero. The generator is on the images' device.
     """

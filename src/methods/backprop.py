@@ -124,7 +124,7 @@ def step(
 def adversarial_images(net: Net, images: Tensor, labels: Tensor, length: float) -> Tensor:
     """Each image moved by `length` (L2) to where the cross-entropy of its class is higher ([B, D] -> [B, D]).
 
-    As `src.methods.supervised.moved`, but the slope is carried down through all layers.
+    As `src.methods.supervised.adversarial_pixels`, but the slope is carried down through all layers.
     """
     all_h = net.activities(images)
     wrong = net.readout(all_h[-1]).scatter(1, labels[:, None], -torch.inf).softmax(dim=1)

@@ -158,7 +158,7 @@ def step(
     Args:
         images: in [0, 1] ([B, D]); labels: true classes ([B], int64).
         choose: one of src/negatives/wrong_labels.py; noise: what it takes ([B, classes]).
-        adversarial: how far every second image is moved for the latter two passes (`moved`).
+        adversarial: how far every second image is moved for the latter two passes (`adversarial_pixels`).
         sleep: so many updates learn of positives alone, then as many of negatives alone (section 5); 0: of both.
 
     Returns `step_figures`.
@@ -173,7 +173,7 @@ def step(
     # Positive pass and, below it, the negative one. A layer learns as soon as it is active.
     codes = one_hot(both, net.classes)
     if adversarial:
-        pixels = moved(net.first, pixels, codes, adversarial)
+        pixels = adversarial_pixels(net.first, pixels, codes, adversarial)
     of = None
     if sleep:
         asleep = net.updates // sleep % 2
@@ -189,7 +189,7 @@ def step(
     return step_figures(learned, readout_loss)
 
 
-def moved(layer: FirstLayer, pixels: Pixels, codes: Tensor, length: float) -> Pixels:
+def adversarial_pixels(layer: FirstLayer, pixels: Pixels, codes: Tensor, length: float) -> Pixels:
     """Every second image moved by `length` (L2) to where the first layer's loss of its pair is higher.
 
     Adversarial training (Goodfellow et al. 2015, arXiv 1412.6572, which also leaves half of the images as they are;

@@ -69,7 +69,7 @@ def draw_adversarial(net: supervised.Net, test: Examples, length: float) -> Figu
     # Each of them twice, as every second one is moved. A label's numbers are not.
     codes = one_hot(torch.cat([labels, wrong_labels]).repeat_interleave(2), net.classes)
     pixels = net.first.of_pixels(images.repeat_interleave(2, dim=0), net.classes)
-    added = (supervised.moved(net.first, pixels, codes, length).x - pixels.x)[::2]
+    added = (supervised.adversarial_pixels(net.first, pixels, codes, length).x - pixels.x)[::2]
     rows = {"image": images, "moved": images + added, "added": (1 + added / added.abs().max()) / 2}
     title = f"Images moved by {length:g} (L2) against the first layer's loss, and what was added (grey: nothing)"
     return figures.draw_rows({name: (255 * row).clamp(0, 255).byte() for name, row in rows.items()}, net.shape, title)
