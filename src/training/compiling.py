@@ -11,7 +11,7 @@ from src.layers.connections import Connections
 
 
 def compiled(step: Callable, net: nn.Module, backend: str = "inductor") -> Callable:
-    """`step`, an update of `net`, compiled at its first call, which takes 15 to 55 s on a CPU, and
+    """`step`, an update of `net`, compiled at its first call, which takes 15 to 55 s on a CPU,
     with topographic fields minutes.
 
     That call raises ConfigError if it cannot be compiled.
